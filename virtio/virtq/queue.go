@@ -1,0 +1,274 @@
+// Package virtq is the device side of a virtqueue: it takes descriptor chains
+// that the driver made available, gives them back as used, and suppresses
+// notifications both ways. Document: virtio 1.2, §2.6 to §2.8.
+//
+// Everything in a ring is the guest's and may change at any time. The package
+// reads each field once, checks the copy, and hands out only slices that lie
+// inside guest RAM. A ring that breaks a rule is broken for good: Pop and Wait
+// return false, and the device's NeedsReset is called once.
+package virtq
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+)
+
+const (
+	// MaxSize is the largest queue (virtio 1.2 §2.7: 2^15).
+	MaxSize = 1 << 15
+	// maxChain bounds the descriptors of one chain. The specification
+	// allows as many as the queue is long (§2.7.5.3.1); drivers with
+	// indirect tables on short queues are known to use more.
+	maxChain = 1024
+)
+
+// ErrRing is what every violation of the ring's rules wraps.
+var ErrRing = errors.New("virtqueue")
+
+// Bell wakes the worker of a queue; *bus.Doorbell describes it.
+type Bell interface {
+	Ring()
+	Wait() bool
+	Close() error
+}
+
+// Config describes an enabled queue.
+type Config struct {
+	Mem  *mem.Memory
+	Size uint16 // descriptors, a power of two up to MaxSize
+	// Desc, Avail and Used are the descriptor area, driver area and device
+	// area, aligned to 16, 2 and 4 bytes (§2.7).
+	Desc, Avail, Used mem.GPA
+
+	EventIdx bool // VIRTIO_F_EVENT_IDX was negotiated
+	Indirect bool // VIRTIO_F_INDIRECT_DESC was negotiated
+
+	Bell      Bell
+	Interrupt func()      // sends a used buffer notification
+	Broken    func(error) // called once, without locks, when the ring is broken
+}
+
+// Buffer is one piece of guest RAM of a chain.
+type Buffer struct {
+	GPA   mem.GPA
+	Bytes []byte
+}
+
+// Chain is a descriptor chain, taken by Pop and given back by Push. Its owner
+// reuses it: the buffers' storage is kept, so that Pop does not allocate once
+// the longest chain has been seen.
+type Chain struct {
+	// Readable is what the driver sends, Writable is where the device answers.
+	Readable, Writable []Buffer
+	// ReadableLen and WritableLen are their sums in bytes, below 2^32.
+	ReadableLen, WritableLen uint64
+
+	id    uint16 // head descriptor (split ring) or buffer ID (packed ring)
+	count uint16 // ring slots it occupies (packed ring)
+}
+
+func (c *Chain) reset() {
+	c.Readable, c.Writable = c.Readable[:0], c.Writable[:0]
+	c.ReadableLen, c.WritableLen = 0, 0
+}
+
+// ReadAt copies from the device-readable part, starting off bytes into it, and
+// returns how many bytes there were, at most len(p).
+func (c *Chain) ReadAt(p []byte, off uint64) int {
+	n := 0
+	for _, b := range c.Readable {
+		if off >= uint64(len(b.Bytes)) {
+			off -= uint64(len(b.Bytes))
+			continue
+		}
+		n += copy(p[n:], b.Bytes[off:])
+		off = 0
+		if n == len(p) {
+			break
+		}
+	}
+	return n
+}
+
+// WriteAt copies p to the device-writable part, starting off bytes into it,
+// and returns how many bytes found room.
+func (c *Chain) WriteAt(p []byte, off uint64) int {
+	n := 0
+	for _, b := range c.Writable {
+		if off >= uint64(len(b.Bytes)) {
+			off -= uint64(len(b.Bytes))
+			continue
+		}
+		n += copy(b.Bytes[off:], p[n:])
+		off = 0
+		if n == len(p) {
+			break
+		}
+	}
+	return n
+}
+
+// ring is a queue's layout in memory: split or packed. Its methods are called
+// with the queue's lock held.
+type ring interface {
+	// available reports whether pop would find a chain.
+	available() (bool, error)
+	// pop takes the next chain.
+	pop(c *Chain) (bool, error)
+	// push gives a chain back, visible to the driver on return.
+	push(id, count uint16, written uint32)
+	// interruptWanted reports whether the driver wants to be notified of
+	// what was pushed since the last call.
+	interruptWanted() bool
+	// enableKicks asks the driver to notify of the next chain; after it, the
+	// caller looks again. disableKicks lets it be silent.
+	enableKicks()
+	disableKicks()
+}
+
+// Queue is an enabled virtqueue. Its methods may be called from several
+// goroutines: one that pops and several that push, for instance.
+type Queue struct {
+	cfg Config
+
+	mu     sync.Mutex // guards ring, closed and err
+	ring   ring
+	closed bool
+	err    error
+}
+
+// New checks the ring's size and addresses and returns the queue.
+func New(cfg Config) (*Queue, error) {
+	if cfg.Size == 0 || cfg.Size > MaxSize || cfg.Size&(cfg.Size-1) != 0 {
+		return nil, fmt.Errorf("%w: size %d is not a power of two up to %d", ErrRing, cfg.Size, MaxSize)
+	}
+	r, err := newSplit(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Queue{cfg: cfg, ring: r}, nil
+}
+
+// Size is the number of descriptors.
+func (q *Queue) Size() uint16 { return q.cfg.Size }
+
+// Pop fills c with the next available chain. It returns false when there is
+// none, or the queue is closed or broken.
+func (q *Queue) Pop(c *Chain) bool {
+	q.mu.Lock()
+	if q.closed || q.err != nil {
+		q.mu.Unlock()
+		return false
+	}
+	c.reset()
+	ok, err := q.ring.pop(c)
+	q.err = err
+	q.mu.Unlock()
+	if err != nil {
+		q.report(err)
+	}
+	return ok
+}
+
+// report tells of a broken ring; it is called once, by who broke it.
+func (q *Queue) report(err error) {
+	if q.cfg.Broken != nil {
+		q.cfg.Broken(err)
+	}
+}
+
+// Push gives the chain back; the device wrote the first written bytes of its
+// writable part. On a closed or broken queue it does nothing. The driver
+// learns of it by Notify.
+func (q *Queue) Push(c *Chain, written uint32) {
+	left := uint64(written)
+	for _, b := range c.Writable {
+		n := min(left, uint64(len(b.Bytes)))
+		if n == 0 {
+			break
+		}
+		q.cfg.Mem.MarkWritten(b.GPA, n)
+		left -= n
+	}
+	q.mu.Lock()
+	if !q.closed && q.err == nil {
+		q.ring.push(c.id, c.count, written)
+	}
+	q.mu.Unlock()
+}
+
+// Notify interrupts the driver if it wants to know of the chains pushed since
+// the last Notify. Devices call it once a batch.
+func (q *Queue) Notify() {
+	q.mu.Lock()
+	wanted := !q.closed && q.err == nil && q.ring.interruptWanted()
+	q.mu.Unlock()
+	if wanted {
+		q.cfg.Interrupt()
+	}
+}
+
+// Wait blocks until a chain is available, or returns false for good when the
+// queue is closed or broken. While it waits the driver's notifications are
+// on, else they are off.
+func (q *Queue) Wait() bool {
+	for {
+		ok, done := q.poll()
+		if ok || done {
+			return ok
+		}
+		if !q.cfg.Bell.Wait() {
+			return false
+		}
+	}
+}
+
+// poll looks for a chain and, when there is none, turns notifications on and
+// looks again, so that no chain is missed.
+func (q *Queue) poll() (ok, done bool) {
+	q.mu.Lock()
+	if q.closed || q.err != nil {
+		q.mu.Unlock()
+		return false, true
+	}
+	ok, err := q.ring.available()
+	if err == nil && !ok {
+		q.ring.enableKicks()
+		ok, err = q.ring.available()
+	}
+	if ok {
+		q.ring.disableKicks()
+	}
+	q.err = err
+	q.mu.Unlock()
+	if err != nil {
+		q.report(err)
+	}
+	return ok, err != nil
+}
+
+// Kick makes a Wait return as if the driver had notified; devices use it to
+// wake their own worker. Wait then still returns only for a chain or the end,
+// so a worker with other work must use [Queue.WaitAny].
+func (q *Queue) Kick() { q.cfg.Bell.Ring() }
+
+// WaitAny is Wait that also returns after one Kick without a chain. The
+// result is false only for a closed or broken queue.
+func (q *Queue) WaitAny() bool {
+	ok, done := q.poll()
+	if ok || done {
+		return ok
+	}
+	return q.cfg.Bell.Wait()
+}
+
+// Close ends the queue: every Wait returns false, Push and Notify do nothing.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	_ = q.cfg.Bell.Close()
+}

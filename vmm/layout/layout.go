@@ -1,0 +1,146 @@
+// Package layout is the guest physical memory map: every fixed address, port,
+// interrupt number and identifier of the machine, in one file.
+//
+// The map follows the PC: RAM below 3 GiB, a hole for memory-mapped I/O up to
+// 4 GiB, RAM again from 4 GiB, and a 64-bit window for PCI above all RAM.
+package layout
+
+// Sizes in bytes.
+const (
+	KiB = 1 << 10
+	MiB = 1 << 20
+	GiB = 1 << 30
+
+	// PageSize is the smallest x86 page.
+	PageSize = 4 * KiB
+)
+
+// RAM and its holes.
+const (
+	// LowRAMEnd is the exclusive end of the RAM below 4 GiB. What does not
+	// fit moves to HighRAMStart.
+	LowRAMEnd = 3 * GiB
+	// HighRAMStart is the first byte of RAM above the 32-bit hole.
+	HighRAMStart = 4 * GiB
+
+	// EBDAStart to LegacyHoleEnd is reserved in the E820 map: the extended
+	// BIOS data area, video memory and the BIOS area.
+	EBDAStart     = 0x9fc00
+	LegacyHoleEnd = 0x100000
+
+	// MaxVCPUs is how many virtual CPUs a machine can have.
+	MaxVCPUs = 64
+)
+
+// Structures that the boot code leaves in low RAM.
+const (
+	// BootGDT is the descriptor table of the boot protocol's entry state.
+	BootGDT = 0x500
+	// PVHInfo is struct hvm_start_info with its modules and memory map.
+	PVHInfo = 0x6000
+	// ZeroPage is struct boot_params.
+	ZeroPage = 0x7000
+	// BootStack is the initial stack pointer.
+	BootStack = 0x8ff0
+	// BootPageTables is the PML4 of the identity map, followed by its lower levels.
+	BootPageTables = 0x9000
+	// CommandLine is the kernel command line, NUL-terminated.
+	CommandLine = 0x20000
+	// CommandLineMax is the room for it, including the NUL.
+	CommandLineMax = 0x10000
+
+	// SMBIOSEntry is the _SM3_ anchor; a firmware-less kernel scans
+	// 0xF0000 to 0xFFFFF on 16-byte boundaries (SMBIOS 3.7 §5.2.2).
+	SMBIOSEntry = 0xf0000
+	// RSDP is the ACPI root pointer; the same range is scanned (ACPI 6.5 §5.2.5.1).
+	RSDP = 0xf0100
+	// ACPITables is where the other ACPI tables begin.
+	ACPITables = 0xe0000
+	// ACPITablesEnd is the exclusive end of the room for them.
+	ACPITablesEnd = 0xf0000
+
+	// KernelStart is where a protected-mode kernel is loaded by default.
+	KernelStart = 1 * MiB
+)
+
+// Memory-mapped I/O below 4 GiB.
+const (
+	// PCIMMIO32Start to PCIMMIO32End is the 32-bit PCI window.
+	PCIMMIO32Start = 0xc000_0000
+	PCIMMIO32End   = 0xe000_0000
+
+	// ECAM is the PCI Express configuration space (MCFG), 1 MiB a bus.
+	ECAM     = 0xe000_0000
+	ECAMSize = ECAMBuses * MiB
+	// ECAMBuses is how many buses ECAM covers. Everything sits on bus 0.
+	ECAMBuses = 16
+
+	// VirtioMMIO is the first virtio-mmio register window.
+	VirtioMMIO       = 0xe800_0000
+	VirtioMMIOStride = 0x1000
+
+	// IOAPIC and LocalAPIC have their architectural addresses.
+	IOAPIC        = 0xfec0_0000
+	IOAPICSize    = 0x1000
+	LocalAPIC     = 0xfee0_0000
+	LocalAPICSize = 0x1000
+
+	// GED is the Generic Event Device's register block (ACPI 6.5 §5.6.9).
+	GED     = 0xfed2_0000
+	GEDSize = 0x10
+
+	// KVMIdentityMap and KVMTSS are pages that KVM on old Intel hosts needs.
+	KVMIdentityMap = 0xfeff_c000
+	KVMTSS         = 0xfeff_d000
+
+	// FirmwareEnd is the exclusive end of a firmware image, whose last 16
+	// bytes hold the reset vector.
+	FirmwareEnd = 0x1_0000_0000
+)
+
+// I/O ports.
+const (
+	PortPIC1       = 0x20
+	PortPIT        = 0x40
+	PortI8042Data  = 0x60
+	PortSystemCtlB = 0x61
+	PortI8042Cmd   = 0x64
+	PortCMOS       = 0x70
+	PortSystemCtlA = 0x92
+	PortPIC2       = 0xa0
+	PortCOM1       = 0x3f8
+	PortDebugcon   = 0x402
+	PortFWCfg      = 0x510
+	// PortPM is the ACPI sleep control and status block, then the reset register.
+	PortPM       = 0x600
+	PortPMSize   = 8
+	PortPCIAddr  = 0xcf8
+	PortReset    = 0xcf9
+	PortPCIData  = 0xcfc
+	PortPCIStart = 0x1000 // I/O BARs, should a device want one
+)
+
+// Global system interrupts (GSI), which are IOAPIC pins.
+const (
+	GSIPIT    = 2 // ISA IRQ 0 is wired to pin 2
+	GSICOM1   = 4
+	GSIRTC    = 8
+	GSIGED    = 9
+	GSIPCI    = 16 // INTA..INTD of the PCI slots: 16 to 19
+	GSIPins   = 24
+	GSIMSIMin = 24 // first number free for message-signalled interrupts
+)
+
+// PCIMMIO64Start is the first address of the 64-bit PCI window for a machine
+// whose RAM ends at ramEnd: above all RAM, aligned to 64 GiB so that a large
+// BAR fits anywhere in it.
+func PCIMMIO64Start(ramEnd uint64) uint64 {
+	const align = 64 * GiB
+	if ramEnd < HighRAMStart {
+		ramEnd = HighRAMStart
+	}
+	return (ramEnd + align - 1) / align * align
+}
+
+// PCIMMIO64Size is the size of the 64-bit PCI window in bytes.
+const PCIMMIO64Size = 128 * GiB
