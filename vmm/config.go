@@ -1,0 +1,206 @@
+package vmm
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"os"
+)
+
+// Accel chooses the CPU engine.
+type Accel uint8
+
+const (
+	// AccelAuto takes KVM where it can run the kernel, else the software CPU.
+	AccelAuto Accel = iota
+	// AccelKVM takes KVM or fails.
+	AccelKVM
+	// AccelSoft takes the software CPU.
+	AccelSoft
+)
+
+// Limits of a Config.
+const (
+	MaxCPUs = 64
+	MinRAM  = 16 << 20
+)
+
+// Config is everything a machine is made of. The zero value of a field means
+// that the machine has no such part.
+type Config struct {
+	// Name identifies the machine in messages.
+	Name string
+	// CPUs is the number of virtual CPUs, 1 to MaxCPUs.
+	CPUs int
+	// RAM is the guest's memory in bytes, a multiple of 1 MiB, at least MinRAM.
+	RAM uint64
+	// Accel chooses the engine; KVM, if not nil, is an open /dev/kvm for it.
+	Accel Accel
+	KVM   *os.File
+
+	Boot Boot
+
+	// UUID is the SMBIOS system UUID in RFC 4122 order; all zeroes for none.
+	UUID [16]byte
+	// OEMStrings are SMBIOS type 11 strings.
+	OEMStrings []string
+
+	Console Console
+	Shares  []Share
+	Disks   []Disk
+	NICs    []NIC
+	Vsock   *Vsock
+
+	// Deterministic makes two runs of the same machine execute the same
+	// instructions: software CPU, one CPU, time from executed instructions,
+	// entropy from Seed.
+	Deterministic bool
+	Seed          uint64
+
+	// Log gets what the machine has to say; nil discards it.
+	Log *slog.Logger
+}
+
+// Boot is a kernel started without firmware.
+type Boot struct {
+	// Kernel is the path of a bzImage, a vmlinux or a unified kernel image.
+	Kernel string
+	// Initrds are paths, concatenated in order.
+	Initrds []string
+	// CommandLine is the complete kernel command line.
+	CommandLine string
+	// KASLR lets the kernel choose its address, at the price of its own,
+	// slower decompressor.
+	KASLR bool
+
+	// Root, if set, is what the synthesised initrd mounts when the kernel
+	// lacks the drivers for it. It is used only without Initrds.
+	Root *Root
+}
+
+// Root says where the guest's root file system is.
+type Root struct {
+	// Share is the tag of a Share, or empty.
+	Share string
+	// Device is a block device as the guest names it ("/dev/vda1"), or empty.
+	Device string
+	// FSType is the file system type of Device; empty tries ext4, btrfs, xfs, …
+	FSType string
+	// Options are mount options besides ro and rw.
+	Options string
+	// ReadOnly mounts it read-only.
+	ReadOnly bool
+	// ModuleTree is a directory that holds lib/modules of the guest (the
+	// shared directory itself), searched before the host's, or empty.
+	ModuleTree string
+}
+
+// ConsoleTransport is the kind of device behind the console.
+type ConsoleTransport uint8
+
+const (
+	// ConsoleVirtio is hvc0.
+	ConsoleVirtio ConsoleTransport = iota
+	// ConsoleSerial is ttyS0.
+	ConsoleSerial
+	// ConsoleNone is no console device at all.
+	ConsoleNone
+)
+
+// Console is the host side of the guest's console.
+type Console struct {
+	Transport ConsoleTransport
+	// Out takes the guest's output. Write may block: the guest then waits.
+	Out io.Writer
+	// In, if not nil, is read for the guest's input until EOF.
+	In io.Reader
+	// Columns and Rows are the initial size, 0 for unknown.
+	Columns, Rows uint16
+}
+
+// Share is a host directory, or a single file, that the guest mounts by
+// virtio-fs.
+type Share struct {
+	// Tag is the virtio-fs tag, 1 to 36 bytes.
+	Tag string
+	// Path is the directory or file on the host.
+	Path string
+	// ReadOnly is enforced on the host.
+	ReadOnly bool
+	// IDShift and IDRange map guest user and group 0..IDRange-1 to host
+	// IDShift..; IDRange 0 maps nothing.
+	IDShift, IDRange uint32
+	// DAX is the size of the window of the host's page cache in bytes, a power of
+	// two of at least 2 MiB, 0 for none.
+	DAX uint64
+	// Ephemeral keeps all changes away from Path and drops them at the end.
+	Ephemeral bool
+}
+
+// DiskBus is how a disk is attached.
+type DiskBus uint8
+
+const (
+	// DiskVirtioBlk is /dev/vda and following.
+	DiskVirtioBlk DiskBus = iota
+	// DiskVirtioSCSI is /dev/sda and following.
+	DiskVirtioSCSI
+	// DiskNVMe is /dev/nvme0n1 and following.
+	DiskNVMe
+	// DiskCDROM is a read-only SCSI CD-ROM.
+	DiskCDROM
+)
+
+// DiskFormat is an image format. It is never guessed.
+type DiskFormat uint8
+
+const (
+	// FormatRaw is a plain file or block device.
+	FormatRaw DiskFormat = iota
+	// FormatQcow2 is QEMU's copy-on-write format, version 2 or 3.
+	FormatQcow2
+)
+
+// Disk is a disk image or block device.
+type Disk struct {
+	Path     string
+	Format   DiskFormat
+	Bus      DiskBus
+	ReadOnly bool
+	// Discard lets the guest punch holes into the image.
+	Discard bool
+	// Ephemeral keeps all writes away from Path and drops them at the end.
+	Ephemeral bool
+	// Serial is the disk's serial number, at most 20 bytes for virtio-blk.
+	Serial string
+}
+
+// NIC is a network interface.
+type NIC struct {
+	// MAC is the guest's address.
+	MAC net.HardwareAddr
+	// TAP is an open TAP device, or nil for user-mode networking.
+	TAP *os.File
+	// Ports are published in user mode.
+	Ports []Port
+}
+
+// Port publishes a guest port on the host.
+type Port struct {
+	UDP   bool
+	Host  net.IP // nil for loopback
+	From  uint16
+	Guest uint16
+}
+
+// Vsock is the host side of the guest's virtio-vsock.
+type Vsock struct {
+	// CID is the guest's context ID, 3 or more.
+	CID uint32
+	// Accept maps ports of the host (CID 2) to who serves connections of the guest.
+	// The handler runs in a goroutine of its own and closes the connection.
+	Accept map[uint32]func(net.Conn)
+	// Mux, if not empty, is the path of a socket at which a host program
+	// writes "CONNECT PORT\n" to reach a port of the guest.
+	Mux string
+}
