@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Fetches what the tests boot, as Debian packages by name, into a cache
+# outside the repository, and prints the path of each thing asked for.
+#
+#   assets.sh NAME...
+#
+# Names:
+#   kernel-bookworm, kernel-trixie                  linux-image-cloud-amd64, unpacked
+#   kernel-bookworm-generic, kernel-trixie-generic  linux-image-amd64, unpacked
+#   busybox                                         a static busybox
+#   ovmf                                            OVMF firmware, unpacked
+#   tree-trixie                                     a Debian tree with systemd (needs root)
+#
+# Everything but the tree is only unpacked and needs no root. A thing that is
+# there already costs nothing. Concurrent calls wait for each other.
+#
+# The cache is $GVMSPAWN_CACHE, else ~/.cache/gvmspawn. The package mirror is
+# the one that apt uses on this machine.
+set -euo pipefail
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive
+
+cache=${GVMSPAWN_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/gvmspawn}
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
+
+say() { echo "assets: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+# mirror prints the URI of the Debian archive that apt is set up with.
+mirror() {
+	apt-get indextargets --format '$(SITE) $(REPO_URI)' 'Created-By: Packages' |
+		awk '{print $NF}' | grep -E '/debian/?$' | head -n 1
+}
+
+# suite sets up a private apt state for a suite and prints its directory.
+suite() {
+	local s=$1 dir="$cache/apt/$1"
+	if [ ! -e "$dir/ready" ]; then
+		local uri
+		uri=$(mirror)
+		[ -n "$uri" ] || die "apt is not set up with a Debian mirror: run apt-get update first"
+		mkdir -p "$dir"/{state/lists/partial,cache/archives/partial,etc/preferences.d,etc/apt.conf.d}
+		cp -r /etc/apt/apt.conf.d/. "$dir/etc/apt.conf.d/"
+		[ ! -d /etc/apt/auth.conf.d ] || cp -r /etc/apt/auth.conf.d "$dir/etc/" 2>/dev/null || true
+		touch "$dir/state/status"
+		cat >"$dir/etc/sources.list" <<-END
+			deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $s main
+		END
+		say "reading the package lists of $s"
+		apt_in "$dir" -qq update >&2
+		touch "$dir/ready"
+	fi
+	echo "$dir"
+}
+
+# apt_in DIR ARGS runs apt-get on the private state.
+apt_in() {
+	local dir=$1
+	shift
+	apt-get -o Dir="$dir" -o Dir::Etc="$dir/etc" -o Dir::State="$dir/state" -o Dir::Cache="$dir/cache" \
+		-o Dir::State::status="$dir/state/status" -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 "$@"
+}
+
+# unpack SUITE PACKAGE INTO fetches one package and unpacks it.
+unpack() {
+	local dir tmp
+	dir=$(suite "$1")
+	tmp=$(mktemp -d "$cache/tmp.XXXXXX")
+	say "fetching $2 ($1)"
+	# A second try with fresh lists: the archive may have moved on.
+	(cd "$tmp" && apt_in "$dir" -qq download "$2" >&2) ||
+		(apt_in "$dir" -qq update >&2 && cd "$tmp" && apt_in "$dir" -qq download "$2" >&2) ||
+		{ rm -rf "$tmp"; die "cannot fetch package $2 of $1"; }
+	mkdir -p "$3"
+	dpkg-deb -x "$tmp"/*.deb "$3"
+	rm -rf "$tmp"
+}
+
+# dependency SUITE PACKAGE prints the first package that PACKAGE depends on.
+dependency() {
+	local dir
+	dir=$(suite "$1")
+	apt-cache -o Dir="$dir" -o Dir::Etc="$dir/etc" -o Dir::State="$dir/state" -o Dir::Cache="$dir/cache" \
+		-o Dir::State::status="$dir/state/status" show "$2" |
+		sed -n 's/^Depends: \([^ ,]*\).*/\1/p' | head -n 1
+}
+
+# kernel SUITE META INTO unpacks the kernel that a metapackage names, makes
+# INTO/vmlinuz and the modules' dependency lists.
+kernel() {
+	local pkg
+	pkg=$(dependency "$1" "$2")
+	[ -n "$pkg" ] || die "no kernel package behind $2 of $1"
+	unpack "$1" "$pkg" "$3"
+	ln -sf "$(cd "$3" && ls boot/vmlinuz-*)" "$3/vmlinuz"
+	local mods="$3/lib/modules"
+	[ -d "$mods" ] || mods="$3/usr/lib/modules"
+	mkdir -p "$3/lib"
+	[ -e "$3/lib/modules" ] || ln -s ../usr/lib/modules "$3/lib/modules"
+	if command -v depmod >/dev/null; then :; else
+		die "depmod is missing: install the package kmod"
+	fi
+	depmod -b "$3" "$(ls "$mods")"
+}
+
+# tree INTO makes the Debian tree of the main job.
+tree() {
+	[ "$(id -u)" = 0 ] || die "the Debian tree needs root (mmdebstrap)"
+	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: install the package mmdebstrap"
+	say "making a Debian tree with systemd"
+	mmdebstrap --quiet --variant=minbase \
+		--include=systemd,systemd-sysv,udev,kmod,iproute2,dbus,openssh-server \
+		trixie "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
+	# No password for root on the console: the tree is for tests.
+	sed -i 's|^root:[^:]*:|root::|' "$1/etc/shadow"
+	echo gvmspawn-test >"$1/etc/hostname"
+	rm -f "$1/etc/resolv.conf" "$1"/var/cache/apt/archives/*.deb
+}
+
+# make NAME MAKER ARGS makes $cache/NAME in one step, unless it is there.
+make() {
+	local name=$1 work="$cache/$1.part"
+	shift
+	if [ ! -e "$cache/$name/.complete" ]; then
+		rm -rf "$work" "${cache:?}/$name"
+		"$@" "$work"
+		touch "$work/.complete"
+		mv "$work" "$cache/$name"
+	fi
+	echo "$cache/$name"
+}
+
+[ $# -gt 0 ] || die "usage: assets.sh NAME..."
+for name; do
+	case $name in
+	kernel-bookworm) make "$name" kernel bookworm linux-image-cloud-amd64 ;;
+	kernel-trixie) make "$name" kernel trixie linux-image-cloud-amd64 ;;
+	kernel-bookworm-generic) make "$name" kernel bookworm linux-image-amd64 ;;
+	kernel-trixie-generic) make "$name" kernel trixie linux-image-amd64 ;;
+	busybox) make "$name" unpack bookworm busybox-static ;;
+	ovmf) make "$name" unpack bookworm ovmf ;;
+	tree-trixie) make "$name" tree ;;
+	*) die "unknown asset $name" ;;
+	esac
+done
