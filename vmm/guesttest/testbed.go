@@ -1,0 +1,272 @@
+package guesttest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/u-root/u-root/pkg/cpio"
+)
+
+// Testbed is a machine with genuine KVM: a Debian kernel with kvm_amd, booted in
+// QEMU's emulation of an AMD CPU with SVM and nested paging. What runs in it is
+// a shell script (busybox); its root file system is in memory.
+type Testbed struct {
+	// Script runs as /job; its exit status is the result.
+	Script string
+	// Files are put into the file system: name there → name on this host.
+	// A directory is copied with everything in it.
+	Files map[string]string
+	// Disks are raw images, /dev/vda and following. Writes are lost.
+	Disks []string
+	// Modules are loaded besides KVM's, with what they depend on.
+	Modules []string
+	// SMP runs two CPUs in real time. Otherwise there is one and time is the
+	// count of executed instructions, 2 ns each, the same in every run.
+	SMP bool
+	// Memory is in MiB, 2048 if 0.
+	Memory int
+	// Timeout is real time, 5 minutes if 0.
+	Timeout time.Duration
+}
+
+// Result is what a Testbed run left.
+type Result struct {
+	// Output is everything that the script printed.
+	Output string
+	// Status is its exit status.
+	Status int
+}
+
+const (
+	jobStart = "TESTBED-JOB-BEGINS"
+	jobEnd   = "TESTBED-JOB-STATUS="
+)
+
+// Run boots the testbed and runs the script. It fails the test when the
+// testbed itself fails, and skips it when QEMU or the assets are missing.
+func (b Testbed) Run(t testing.TB) Result {
+	t.Helper()
+	qemu := Tool(t, "qemu-system-x86_64")
+	kernel := KernelAsset(t, "kernel-bookworm")
+	initrd := filepath.Join(t.TempDir(), "testbed.cpio")
+	if err := b.writeInitrd(initrd, kernel, Busybox(t)); err != nil {
+		t.Fatal(err)
+	}
+	if b.Timeout == 0 {
+		b.Timeout = 5 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), b.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu, b.args(kernel.Path, initrd)...)
+	out, err := cmd.CombinedOutput()
+	res, perr := parseResult(out)
+	switch {
+	case ctx.Err() != nil:
+		t.Fatalf("testbed: no end after %v; its console:\n%s", b.Timeout, tail(out))
+	case err != nil:
+		t.Fatalf("testbed: %v; its console:\n%s", err, tail(out))
+	case perr != nil:
+		t.Fatalf("testbed: %v; its console:\n%s", perr, tail(out))
+	}
+	return res
+}
+
+// args is QEMU's command line.
+func (b Testbed) args(kernel, initrd string) []string {
+	memory := b.Memory
+	if memory == 0 {
+		memory = 2048
+	}
+	a := []string{"-M", "q35", "-cpu", "max,+svm,+npt", "-m", strconv.Itoa(memory), "-nic", "none", "-nographic", "-no-reboot",
+		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 reboot=t panic=-1 quiet mitigations=off"}
+	if b.SMP {
+		a = append(a, "-accel", "tcg,thread=multi", "-smp", "2")
+	} else {
+		a = append(a, "-accel", "tcg", "-icount", "shift=1,sleep=off", "-smp", "1")
+	}
+	for _, d := range b.Disks {
+		a = append(a, "-drive", "if=virtio,format=raw,snapshot=on,file="+d)
+	}
+	return a
+}
+
+// initScript is /init of the testbed.
+const initScript = `#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run /sbin /usr/bin /usr/sbin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
+ip link set lo up 2>/dev/null
+export PATH=/bin:/sbin HOME=/root
+for m in $(cat /modules); do modprobe $m || echo "testbed: no module $m"; done
+stty -onlcr 2>/dev/null
+echo ` + jobStart + `
+sh /job </dev/null 2>&1
+status=$?
+echo; echo ` + jobEnd + `$status
+poweroff -f
+`
+
+func (b Testbed) writeInitrd(path string, kernel Kernel, busybox string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := bufio.NewWriterSize(f, 1<<20)
+	w := cpio.Newc.Writer(buf)
+	modules := append([]string{"kvm_amd"}, b.Modules...)
+	if len(b.Disks) > 0 {
+		modules = append(modules, "virtio_pci", "virtio_blk", "ext4")
+	}
+	a := archive{w: w, seen: map[string]bool{}}
+	a.dir("bin", "dev", "proc", "sys", "root", "tmp", "lib", "lib/modules")
+	a.file("bin/busybox", busybox)
+	a.link("bin/sh", "busybox")
+	a.text("init", initScript, 0o755)
+	a.text("job", b.Script, 0o644)
+	a.text("modules", strings.Join(modules, "\n")+"\n", 0o644)
+	a.modules(kernel, modules)
+	for name, from := range b.Files {
+		a.tree(strings.TrimPrefix(name, "/"), from)
+	}
+	if a.err == nil {
+		a.err = cpio.WriteTrailer(w)
+	}
+	if a.err == nil {
+		a.err = buf.Flush()
+	}
+	return a.err
+}
+
+// archive writes an initramfs; the first error sticks.
+type archive struct {
+	w    cpio.RecordWriter
+	seen map[string]bool
+	err  error
+}
+
+func (a *archive) add(r cpio.Record) {
+	if a.seen[r.Name] || a.err != nil {
+		return
+	}
+	a.seen[r.Name] = true
+	if p := filepath.Dir(r.Name); p != "." {
+		a.dir(p)
+	}
+	a.err = a.w.WriteRecord(r)
+}
+
+func (a *archive) dir(names ...string) {
+	for _, n := range names {
+		a.add(cpio.Directory(n, 0o755))
+	}
+}
+
+func (a *archive) link(name, target string) { a.add(cpio.Symlink(name, target)) }
+
+func (a *archive) text(name, content string, perm uint64) {
+	a.add(cpio.StaticFile(name, content, perm))
+}
+
+func (a *archive) file(name, from string) {
+	data, err := os.ReadFile(from)
+	info, serr := os.Stat(from)
+	if err != nil || serr != nil {
+		a.err = fmt.Errorf("testbed: read %s: %w", from, err)
+		return
+	}
+	a.add(cpio.StaticRecord(data, cpio.Info{Name: name, Mode: cpio.S_IFREG | uint64(info.Mode().Perm()), NLink: 1, FileSize: uint64(len(data))}))
+}
+
+// tree adds a file, or a directory with everything in it.
+func (a *archive) tree(name, from string) {
+	err := filepath.Walk(from, func(p string, info os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(from, p)
+		n := filepath.Join(name, rel)
+		switch {
+		case info.IsDir():
+			a.dir(n)
+		case info.Mode()&os.ModeSymlink != 0:
+			target, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			a.link(n, target)
+		case info.Mode().IsRegular():
+			a.file(n, p)
+		}
+		return a.err
+	})
+	if a.err == nil {
+		a.err = err
+	}
+}
+
+// modules adds modules with their dependencies, uncompressed as bookworm ships
+// them, and the lists that modprobe reads.
+func (a *archive) modules(k Kernel, names []string) {
+	base := "lib/modules/" + k.Version
+	deps, err := os.ReadFile(filepath.Join(k.Dir, base, "modules.dep"))
+	if err != nil {
+		a.err = err
+		return
+	}
+	for _, list := range []string{"modules.dep", "modules.alias", "modules.builtin"} {
+		a.file(base+"/"+list, filepath.Join(k.Dir, base, list))
+	}
+	for line := range strings.Lines(string(deps)) {
+		path, needs, _ := strings.Cut(strings.TrimSpace(line), ":")
+		name := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
+		for _, want := range names {
+			if name != want {
+				continue
+			}
+			for _, f := range append(strings.Fields(needs), path) {
+				a.file(base+"/"+f, filepath.Join(k.Dir, base, f))
+			}
+		}
+	}
+}
+
+// parseResult finds the job's output and status on the console.
+func parseResult(console []byte) (Result, error) {
+	_, out, ok := bytes.Cut(console, []byte(jobStart+"\n"))
+	if !ok {
+		_, out, ok = bytes.Cut(console, []byte(jobStart+"\r\n"))
+	}
+	if !ok {
+		return Result{}, fmt.Errorf("the job did not begin")
+	}
+	i := bytes.LastIndex(out, []byte(jobEnd))
+	if i < 0 {
+		return Result{}, fmt.Errorf("the job did not end")
+	}
+	line, _, _ := strings.Cut(string(out[i+len(jobEnd):]), "\n")
+	status, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		return Result{}, fmt.Errorf("bad status line %q", line)
+	}
+	return Result{Output: strings.TrimSuffix(string(out[:i]), "\n"), Status: status}, nil
+}
+
+// tail returns the end of a long output.
+func tail(b []byte) []byte {
+	const most = 6000
+	if len(b) > most {
+		return b[len(b)-most:]
+	}
+	return b
+}
