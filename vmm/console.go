@@ -1,0 +1,78 @@
+package vmm
+
+import (
+	"bytes"
+	"io"
+	"sync"
+)
+
+// consoleTap passes the guest's console on and remembers what a message about
+// a crash needs: the last line, and whether the kernel announced its panic.
+type consoleTap struct {
+	out io.Writer
+
+	mu    sync.Mutex // guards the fields below
+	line  []byte     // the unfinished line, at most tapLine bytes
+	last  string     // the last complete line with something in it
+	panik string     // the line that announced a kernel panic
+}
+
+// tapLine bounds what is kept of one line, in bytes.
+const tapLine = 256
+
+// panicMark is how Linux announces a panic (kernel/panic.c).
+var panicMark = []byte("Kernel panic - not syncing")
+
+// Write notes p and writes it to the console. Without an output it succeeds.
+func (c *consoleTap) Write(p []byte) (int, error) {
+	c.note(p)
+	if c.out == nil {
+		return len(p), nil
+	}
+	return c.out.Write(p)
+}
+
+func (c *consoleTap) note(p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(p) > 0 {
+		i := bytes.IndexAny(p, "\r\n")
+		part := p
+		if i >= 0 {
+			part = p[:i]
+		}
+		c.line = append(c.line, part[:min(len(part), tapLine-len(c.line))]...)
+		if i < 0 {
+			return
+		}
+		c.endLine()
+		p = p[i+1:]
+	}
+}
+
+func (c *consoleTap) endLine() {
+	if len(bytes.TrimSpace(c.line)) > 0 {
+		c.last = string(c.line)
+		if c.panik == "" && bytes.Contains(c.line, panicMark) {
+			c.panik = c.last
+		}
+	}
+	c.line = c.line[:0]
+}
+
+// lastLine returns the last line with something in it, finished or not.
+func (c *consoleTap) lastLine() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := bytes.TrimSpace(c.line); len(s) > 0 {
+		return string(s)
+	}
+	return c.last
+}
+
+// panicked returns the line of the kernel's panic, or "".
+func (c *consoleTap) panicked() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.panik
+}

@@ -1,0 +1,178 @@
+package vmm
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// runner drives the CPUs of one VM: one locked OS thread each. The inner loop
+// runs guest code; the outer one, gate, pauses and stops.
+type runner struct {
+	vm   vcpu.VM
+	cpus int
+
+	// attention is set while gate must look at the fields below; a CPU that
+	// finds it clear runs on without a lock.
+	attention atomic.Bool
+
+	mu      sync.Mutex // guards the fields below; cond is signalled when one changes
+	cond    *sync.Cond
+	pausing bool
+	stopped bool
+	parked  int // CPUs waiting in gate
+	ended   int // CPUs whose loop is over
+	end     End
+	err     error
+	done    chan struct{} // closed when stopped becomes true
+}
+
+func newRunner(vm vcpu.VM, cpus int) *runner {
+	r := &runner{vm: vm, cpus: cpus, done: make(chan struct{})}
+	r.cond = sync.NewCond(&r.mu)
+	return r
+}
+
+// run starts all CPUs, waits for the end of the machine and for all CPUs.
+func (r *runner) run(ctx context.Context) (End, error) {
+	// A CPU that comes back from KVM_RUN needs a P at once: with all of
+	// them busy it would wait for a scheduler tick, 10 ms or more.
+	if want := r.cpus + runtime.NumCPU() + 4; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+	}
+	var wg sync.WaitGroup
+	for i := range r.cpus {
+		wg.Go(func() { r.cpu(i) })
+	}
+	stop := context.AfterFunc(ctx, func() { r.finish(EndKilled, nil) })
+	<-r.done
+	stop()
+	wg.Wait()
+	return r.end, r.err
+}
+
+// cpu is the life of one virtual CPU. The thread stays locked and dies with it.
+func (r *runner) cpu(i int) {
+	runtime.LockOSThread()
+	cpu := r.vm.VCPU(i)
+	for r.gate() {
+		exit, err := cpu.Run()
+		switch {
+		case err != nil:
+			r.finish(EndCrash, fmt.Errorf("CPU %d: %w", i, err))
+		case exit.Reason == vcpu.ExitKick:
+		case exit.Reason == vcpu.ExitHalt:
+			// Nothing but an NMI or the end can wake it, and both kick.
+		case exit.Reason == vcpu.ExitReset:
+			r.finish(EndReboot, nil)
+		case exit.Reason == vcpu.ExitPowerOff:
+			r.finish(EndPowerOff, nil)
+		default:
+			r.finish(EndCrash, crash(i, cpu, exit))
+		}
+	}
+	r.mu.Lock()
+	r.ended++
+	r.cond.Broadcast()
+	r.mu.Unlock()
+}
+
+// crash describes a final exit with the registers that tell where.
+func crash(i int, cpu vcpu.VCPU, exit vcpu.Exit) error {
+	detail := ""
+	if exit.Detail != "" {
+		detail = ": " + exit.Detail
+	}
+	if exit.Reason == vcpu.ExitFault {
+		detail = fmt.Sprintf(" at guest address %#x%s", exit.Address, detail)
+	}
+	var regs vcpu.Registers
+	if err := cpu.Registers(&regs); err != nil {
+		return fmt.Errorf("CPU %d: %v%s", i, exit.Reason, detail)
+	}
+	return fmt.Errorf("CPU %d: %v%s (RIP %#x, RSP %#x, CR0 %#x, CR2 %#x, CR3 %#x)",
+		i, exit.Reason, detail, regs.RIP, regs.GPR[vcpu.RSP], regs.CR0, regs.CR2, regs.CR3)
+}
+
+// gate lets a CPU into the guest. It waits while the machine is paused and
+// returns false when it has ended.
+func (r *runner) gate() bool {
+	if !r.attention.Load() {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.pausing && !r.stopped {
+		r.parked++
+		r.cond.Broadcast()
+		r.cond.Wait()
+		r.parked--
+	}
+	return !r.stopped
+}
+
+// finish ends the machine; the first call decides how. It never blocks, and may
+// be called from a CPU's thread.
+func (r *runner) finish(end End, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return
+	}
+	r.end, r.err, r.stopped = end, err, true
+	r.attention.Store(true)
+	r.cond.Broadcast()
+	close(r.done)
+	r.kick()
+}
+
+// kick makes every CPU pass through gate.
+func (r *runner) kick() {
+	for i := range r.cpus {
+		r.vm.VCPU(i).Kick()
+	}
+}
+
+// pause returns when no CPU runs guest code and the guest's clock stands still.
+// It must not be called from a CPU's thread.
+func (r *runner) pause() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return ErrNotRunning
+	}
+	if r.pausing {
+		return nil
+	}
+	r.pausing = true
+	r.attention.Store(true)
+	r.kick()
+	for r.parked+r.ended < r.cpus && !r.stopped {
+		r.cond.Wait()
+	}
+	if r.stopped {
+		return ErrNotRunning
+	}
+	return r.vm.PauseClock()
+}
+
+// resume undoes pause.
+func (r *runner) resume() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return ErrNotRunning
+	}
+	if !r.pausing {
+		return nil
+	}
+	err := r.vm.ResumeClock()
+	r.pausing = false
+	r.attention.Store(false)
+	r.cond.Broadcast()
+	return err
+}
