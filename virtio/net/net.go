@@ -1,0 +1,236 @@
+// Package net is the virtio network device (virtio 1.2 §5.1) with two hosts
+// behind it: a TAP device ([OpenTAP]), and user-mode networking.
+package net
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	stdnet "net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+)
+
+// ErrClosed is returned by a Link whose Interrupt was called.
+var ErrClosed = errors.New("network link interrupted")
+
+// Link is the host side of an interface. A packet is a struct virtio_net_hdr
+// of HeaderLen bytes and an Ethernet frame, in pieces of guest memory.
+type Link interface {
+	// Features are the offloads (FCsum to FHostUSO) that it can take part in.
+	Features() virtio.Features
+	// SetFeatures tells which offloads the driver negotiated. It is called
+	// before packets flow.
+	SetFeatures(virtio.Features) error
+	// Transmit sends the guest's packet. The pieces are the guest's and may
+	// change at any time; they are valid only during the call. A packet that
+	// makes no sense is dropped.
+	Transmit(pieces []virtq.Buffer, size int) error
+	// Receive waits for a packet to the guest and copies it, header first, to
+	// the pieces, which together have room for size bytes. A larger packet is
+	// dropped. It returns the packet's length, or ErrClosed after Interrupt.
+	Receive(pieces []virtq.Buffer, size int) (int, error)
+	// Interrupt makes the present or next Receive return ErrClosed, once.
+	Interrupt()
+}
+
+// Config describes a network device.
+type Config struct {
+	// MAC is the guest's address, 6 bytes.
+	MAC stdnet.HardwareAddr
+	// MTU is offered to the guest, in bytes; 0 leaves it to the guest.
+	MTU uint16
+	// Speed is what the guest is told, in Mbit/s; 0 tells nothing.
+	Speed uint32
+	// Links is one Link a queue pair.
+	Links []Link
+	// QueueSize is the length of the data queues; 0 for 256.
+	QueueSize uint16
+	// Log gets what the host side has to say; nil discards it.
+	Log *slog.Logger
+}
+
+// Device is a virtio network device.
+type Device struct {
+	cfg      Config
+	features virtio.Features
+
+	mu       sync.Mutex // guards the configuration space below
+	mac      [6]byte
+	linkUp   bool
+	announce bool
+	act      *virtio.Activation // nil while not active
+
+	pairs   atomic.Int32 // queue pairs that the driver uses
+	workers sync.WaitGroup
+	stop    atomic.Bool
+	dropped atomic.Uint64 // packets lost to errors of the guest or the host
+}
+
+// New checks the configuration and returns the device.
+func New(cfg Config) (*Device, error) {
+	if len(cfg.MAC) != 6 || cfg.MAC[0]&1 != 0 {
+		return nil, fmt.Errorf("network interface: %q is no unicast MAC address", cfg.MAC)
+	}
+	if len(cfg.Links) == 0 {
+		return nil, errors.New("network interface: no link")
+	}
+	if cfg.QueueSize == 0 {
+		cfg.QueueSize = 256
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	f := virtio.Bits(FMAC, FStatus, FMrgRxbuf, FCtrlVQ, FCtrlRX, FCtrlMACAddr, FGuestAnnounce)
+	if cfg.MTU != 0 {
+		f |= virtio.Bits(FMTU)
+	}
+	if cfg.Speed != 0 {
+		f |= virtio.Bits(FSpeedDuplex)
+	}
+	if len(cfg.Links) > 1 {
+		f |= virtio.Bits(FMQ)
+	}
+	d := &Device{cfg: cfg, features: f | cfg.Links[0].Features(), linkUp: true}
+	copy(d.mac[:], cfg.MAC)
+	return d, nil
+}
+
+// Type is virtio.TypeNet.
+func (d *Device) Type() virtio.Type { return virtio.TypeNet }
+
+// Features are the device's own feature bits.
+func (d *Device) Features() virtio.Features { return d.features }
+
+// QueueSizes are receive and transmit queues in turn, then the control queue
+// (§5.1.2).
+func (d *Device) QueueSizes() []uint16 {
+	var s []uint16
+	for range d.cfg.Links {
+		s = append(s, d.cfg.QueueSize, d.cfg.QueueSize)
+	}
+	return append(s, 64)
+}
+
+// ReadConfig reads the configuration space (§5.1.4).
+func (d *Device) ReadConfig(off uint64, p []byte) {
+	var c [cfgSize]byte
+	d.mu.Lock()
+	copy(c[cfgMAC:], d.mac[:])
+	var status uint16
+	if d.linkUp {
+		status |= statusLinkUp
+	}
+	if d.announce {
+		status |= statusAnnounce
+	}
+	d.mu.Unlock()
+	binary.LittleEndian.PutUint16(c[cfgStatus:], status)
+	binary.LittleEndian.PutUint16(c[cfgMaxPairs:], uint16(len(d.cfg.Links)))
+	binary.LittleEndian.PutUint16(c[cfgMTU:], d.cfg.MTU)
+	binary.LittleEndian.PutUint32(c[cfgSpeed:], d.cfg.Speed)
+	c[cfgDuplex] = duplexFull
+	clear(p)
+	if off < cfgSize {
+		copy(p, c[off:])
+	}
+}
+
+// WriteConfig ignores the write: with VERSION_1 no field is writable (§5.1.4).
+func (d *Device) WriteConfig(uint64, []byte) {}
+
+// SetLink plugs the cable in or out; plugging in asks the guest to announce
+// itself.
+func (d *Device) SetLink(up bool) {
+	d.mu.Lock()
+	changed := d.linkUp != up
+	d.linkUp = up
+	act := d.act
+	if changed && up && act != nil && act.Features.Has(FGuestAnnounce) {
+		d.announce = true
+	}
+	d.mu.Unlock()
+	if changed && act != nil {
+		act.ConfigChanged()
+	}
+}
+
+// Dropped counts the packets that were lost to errors of the guest or the host.
+func (d *Device) Dropped() uint64 { return d.dropped.Load() }
+
+// Activate starts one worker a queue.
+func (d *Device) Activate(act *virtio.Activation) error {
+	for _, l := range d.cfg.Links {
+		if err := l.SetFeatures(act.Features); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	d.act = act
+	d.mu.Unlock()
+	d.stop.Store(false)
+	d.pairs.Store(1)
+	for i, l := range d.cfg.Links {
+		if q := act.Queues[2*i]; q != nil {
+			d.workers.Go(func() { d.receive(q, l, act.Features.Has(FMrgRxbuf)) })
+		}
+		if q := act.Queues[2*i+1]; q != nil {
+			d.workers.Go(func() { d.transmit(q, l) })
+		}
+	}
+	// Without MQ the control queue is the third one (§5.1.2).
+	ctrl := len(act.Queues) - 1
+	if !act.Features.Has(FMQ) {
+		ctrl = 2
+	}
+	if q := act.Queues[ctrl]; q != nil && act.Features.Has(FCtrlVQ) {
+		d.workers.Go(func() { d.control(q) })
+	}
+	return nil
+}
+
+// Reset stops the workers.
+func (d *Device) Reset() {
+	d.mu.Lock()
+	active := d.act != nil
+	d.act = nil
+	d.announce = false
+	copy(d.mac[:], d.cfg.MAC)
+	d.mu.Unlock()
+	if !active {
+		return
+	}
+	d.stop.Store(true)
+	for _, l := range d.cfg.Links {
+		l.Interrupt()
+	}
+	d.workers.Wait()
+}
+
+// transmit sends the guest's packets until the queue is closed.
+func (d *Device) transmit(q *virtq.Queue, l Link) {
+	var c virtq.Chain
+	for q.Wait() {
+		for n := 0; n < int(q.Size()) && q.Pop(&c); n++ {
+			if err := d.send(l, &c); err != nil {
+				d.dropped.Add(1)
+			}
+			q.Push(&c, 0)
+		}
+		q.Notify()
+	}
+}
+
+// errPacket is a packet of the guest that is too short or too long.
+var errPacket = errors.New("malformed packet")
+
+func (d *Device) send(l Link, c *virtq.Chain) error {
+	if c.ReadableLen <= HeaderLen || c.ReadableLen > MaxPacket {
+		return errPacket
+	}
+	return l.Transmit(c.Readable, int(c.ReadableLen))
+}

@@ -1,0 +1,111 @@
+package net
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+)
+
+// receiver collects receive buffers until the largest packet fits, hands them
+// to the link in one piece, and gives back what the packet used.
+type receiver struct {
+	q      *virtq.Queue
+	merge  bool
+	chains []*virtq.Chain // taken and not given back, in order
+	spare  []*virtq.Chain // unused Chain values
+	pieces []virtq.Buffer // of all chains, in order
+	room   int            // bytes in pieces
+}
+
+// receive feeds packets to the guest until the queue is closed or the link is
+// interrupted.
+func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
+	r := receiver{q: q, merge: merge}
+	for r.collect() {
+		n, err := l.Receive(r.pieces, r.room)
+		if d.stop.Load() {
+			return
+		}
+		switch {
+		case errors.Is(err, ErrClosed):
+			continue
+		case err != nil:
+			d.dropped.Add(1)
+			d.cfg.Log.Warn("network link failed", "error", err)
+			// The link is broken for good, say a TAP that was deleted:
+			// the guest sees the cable pulled.
+			d.SetLink(false)
+			return
+		}
+		r.deliver(n)
+	}
+}
+
+// collect takes chains until MaxPacket fits, or, without merged buffers, one.
+// It waits for the first one only. It returns false when the queue is closed.
+func (r *receiver) collect() bool {
+	for r.room < MaxPacket {
+		if len(r.chains) > 0 && !r.merge {
+			return true
+		}
+		c := r.take()
+		if !r.q.Pop(c) {
+			r.spare = append(r.spare, c)
+			if len(r.chains) > 0 {
+				return true
+			}
+			if !r.q.Wait() {
+				return false
+			}
+			continue
+		}
+		r.chains = append(r.chains, c)
+		r.pieces = append(r.pieces, c.Writable...)
+		r.room += int(min(c.WritableLen, MaxPacket))
+	}
+	return true
+}
+
+func (r *receiver) take() *virtq.Chain {
+	if n := len(r.spare); n > 0 {
+		c := r.spare[n-1]
+		r.spare = r.spare[:n-1]
+		return c
+	}
+	return new(virtq.Chain)
+}
+
+// deliver gives the chains that a packet of n bytes fills back to the driver
+// and writes how many they are into its header (§5.1.6.4).
+func (r *receiver) deliver(n int) {
+	used, left := 0, n
+	for used < len(r.chains) && left > 0 {
+		left -= int(min(uint64(left), r.chains[used].WritableLen))
+		used++
+	}
+	if used == 0 {
+		return
+	}
+	var count [2]byte
+	binary.LittleEndian.PutUint16(count[:], uint16(used))
+	r.chains[0].WriteAt(count[:], hdrNumBuffers)
+	left = n
+	for _, c := range r.chains[:used] {
+		part := min(uint64(left), c.WritableLen)
+		r.q.Push(c, uint32(part))
+		left -= int(part)
+	}
+	r.q.Notify()
+	r.spare = append(r.spare, r.chains[:used]...)
+	r.chains = append(r.chains[:0], r.chains[used:]...)
+	r.rebuild()
+}
+
+func (r *receiver) rebuild() {
+	r.pieces, r.room = r.pieces[:0], 0
+	for _, c := range r.chains {
+		r.pieces = append(r.pieces, c.Writable...)
+		r.room += int(min(c.WritableLen, MaxPacket))
+	}
+}

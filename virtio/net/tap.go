@@ -1,0 +1,187 @@
+package net
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+)
+
+// TAP is a Link over one queue of a TAP device. The kernel takes the virtio
+// header as it is, so that all offloads are its own.
+type TAP struct {
+	file *os.File
+	fd   int
+	wake int // eventfd of Interrupt
+	uso  bool
+
+	rx, tx []unix.Iovec // storage of one call each; Receive and Transmit have one caller
+}
+
+// maxIovecs is the kernel's limit of pieces in one call (UIO_MAXIOV).
+const maxIovecs = 1024
+
+// OpenTAP creates or attaches to the TAP interface name and returns pairs
+// links, one a queue. It needs CAP_NET_ADMIN, or an interface that the user owns.
+func OpenTAP(name string, pairs int) ([]Link, error) {
+	var links []Link
+	for range pairs {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open /dev/net/tun: %w", err)
+		}
+		ifr, err := unix.NewIfreq(name)
+		if err != nil {
+			return nil, fmt.Errorf("TAP interface name %q: %w", name, err)
+		}
+		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if pairs > 1 {
+			flags |= unix.IFF_MULTI_QUEUE
+		}
+		ifr.SetUint16(flags)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+			_ = unix.Close(fd)
+			return nil, fmt.Errorf("create TAP interface %s: %w", name, err)
+		}
+		l, err := NewTAP(os.NewFile(uintptr(fd), name))
+		if err != nil {
+			return nil, err
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// NewTAP takes over one queue of a TAP device that was set up with IFF_TAP,
+// IFF_NO_PI and IFF_VNET_HDR.
+func NewTAP(f *os.File) (*TAP, error) {
+	fd := int(f.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("TAP: %w", err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen); err != nil {
+		return nil, fmt.Errorf("TAP: set the header size (is IFF_VNET_HDR on?): %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("TAP: %w", err)
+	}
+	// USO came with Linux 6.2; older kernels refuse the bits.
+	uso := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
+	_ = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
+	return &TAP{file: f, fd: fd, wake: wake, uso: uso, rx: make([]unix.Iovec, maxIovecs), tx: make([]unix.Iovec, maxIovecs)}, nil
+}
+
+// Features are the offloads of the kernel's TAP driver.
+func (t *TAP) Features() virtio.Features {
+	f := virtio.Bits(FCsum, FGuestCsum, FHostTSO4, FHostTSO6, FGuestTSO4, FGuestTSO6)
+	if t.uso {
+		f |= virtio.Bits(FHostUSO, FGuestUSO4, FGuestUSO6)
+	}
+	return f
+}
+
+// SetFeatures sets which offloaded packets the guest can receive.
+func (t *TAP) SetFeatures(f virtio.Features) error {
+	var o int
+	for _, x := range []struct {
+		bit uint
+		tun int
+	}{
+		{FGuestCsum, unix.TUN_F_CSUM}, {FGuestTSO4, unix.TUN_F_TSO4}, {FGuestTSO6, unix.TUN_F_TSO6},
+		{FGuestUSO4, unix.TUN_F_USO4}, {FGuestUSO6, unix.TUN_F_USO6},
+	} {
+		if f.Has(x.bit) {
+			o |= x.tun
+		}
+	}
+	// Without GUEST_CSUM the driver may not have the others (§5.1.3.1).
+	if o&unix.TUN_F_CSUM == 0 {
+		o = 0
+	}
+	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, o); err != nil {
+		return fmt.Errorf("TAP: set offloads: %w", err)
+	}
+	return nil
+}
+
+// Transmit writes the packet; the kernel checks the header.
+func (t *TAP) Transmit(pieces []virtq.Buffer, _ int) error {
+	iov, err := fill(t.tx, pieces)
+	if err != nil {
+		return err
+	}
+	_, err = rwv(unix.SYS_WRITEV, t.fd, iov)
+	return err
+}
+
+// Receive reads one packet, waiting for it in poll(2) with the wake-up.
+func (t *TAP) Receive(pieces []virtq.Buffer, size int) (int, error) {
+	iov, err := fill(t.rx, pieces)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		n, err := rwv(unix.SYS_READV, t.fd, iov)
+		if err == nil {
+			return min(n, size), nil
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return 0, fmt.Errorf("read TAP: %w", err)
+		}
+		if t.wait() {
+			return 0, ErrClosed
+		}
+	}
+}
+
+// wait blocks until a packet or an Interrupt is there; it reports the latter.
+func (t *TAP) wait() bool {
+	fds := [2]unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}, {Fd: int32(t.wake), Events: unix.POLLIN}}
+	if _, err := unix.Poll(fds[:], -1); err != nil {
+		return false
+	}
+	if fds[1].Revents == 0 {
+		return false
+	}
+	var b [8]byte
+	_, _ = unix.Read(t.wake, b[:])
+	return true
+}
+
+// Interrupt ends a Receive.
+func (t *TAP) Interrupt() {
+	_, _ = unix.Write(t.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// Close gives the TAP device back.
+func (t *TAP) Close() error {
+	_ = unix.Close(t.wake)
+	return t.file.Close()
+}
+
+var errPieces = errors.New("packet in too many pieces")
+
+// fill describes the pieces to the kernel, in the storage of iov.
+func fill(iov []unix.Iovec, pieces []virtq.Buffer) ([]unix.Iovec, error) {
+	n := 0
+	for _, p := range pieces {
+		if len(p.Bytes) == 0 {
+			continue
+		}
+		if n == len(iov) {
+			return nil, errPieces
+		}
+		iov[n].Base = &p.Bytes[0]
+		iov[n].SetLen(len(p.Bytes))
+		n++
+	}
+	if n == 0 {
+		return nil, errPacket
+	}
+	return iov[:n], nil
+}
