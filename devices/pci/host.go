@@ -1,0 +1,266 @@
+package pci
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
+)
+
+// Window is a range of guest physical addresses, End exclusive.
+type Window struct{ Start, End uint64 }
+
+func (w Window) holds(addr, size uint64) bool {
+	return addr >= w.Start && addr < w.End && size <= w.End-addr
+}
+
+// Config is what a host bridge needs to know of the machine.
+type Config struct {
+	// Low, below 4 GiB, is for 32-bit BARs, High for 64-bit ones.
+	Low, High Window
+	// ECAM is the address of the memory-mapped configuration space, which
+	// the host bridge reports in its PCIEXBAR register.
+	ECAM uint64
+	// Reset, if set, gets single-byte accesses to port 0xcf9, which lies
+	// inside the address register at 0xcf8, at offset 0.
+	Reset bus.Device
+}
+
+// Address is a function's place on bus 0.
+type Address struct{ Slot, Function uint8 }
+
+// String prints the address as lspci does.
+func (a Address) String() string { return fmt.Sprintf("0000:00:%02x.%d", a.Slot, a.Function) }
+
+// Host is the host bridge and bus 0. Functions are added before the machine
+// runs.
+type Host struct {
+	cfg       Config
+	space     *bus.Space
+	functions [slotCount][functionCount]*Function
+	order     []*Function // in the order of Add
+	address   atomic.Uint32
+
+	mu   sync.Mutex // guards the state of all BARs, and the cursors below
+	low  uint64     // next free address of each window
+	high uint64
+}
+
+// NewHost returns the host bridge, itself at slot 0. BARs appear in space.
+func NewHost(space *bus.Space, cfg Config) (*Host, error) {
+	h := &Host{cfg: cfg, space: space, low: cfg.Low.Start, high: cfg.High.Start}
+	f := NewFunction("host bridge", ID{Vendor: hostVendor, Device: hostDevice, Class: hostClass})
+	// Firmware writes ECAM's base here and expects to read it back. The window
+	// itself does not move.
+	f.SetRegister(hostPCIEXBAR, uint32(cfg.ECAM)|1, ^uint32(0))
+	f.SetRegister(hostPCIEXBAR+4, uint32(cfg.ECAM>>32), ^uint32(0))
+	if err := h.AddAt(f, Address{}); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Add puts a function into the next free slot and gives its BARs addresses.
+// After 31 devices, functions 1 to 7 of the slots are used.
+func (h *Host) Add(f *Function) (Address, error) {
+	for fn := range uint8(functionCount) {
+		for slot := uint8(1); slot < slotCount; slot++ {
+			if h.functions[slot][fn] == nil {
+				a := Address{slot, fn}
+				return a, h.AddAt(f, a)
+			}
+		}
+	}
+	return Address{}, fmt.Errorf("pci %s: all %d places on the bus are taken", f.name, (slotCount-1)*functionCount)
+}
+
+// AddAt is Add with a chosen place. A function other than 0 needs function 0
+// of its slot to be there.
+func (h *Host) AddAt(f *Function, a Address) error {
+	if a.Slot >= slotCount || a.Function >= functionCount || h.functions[a.Slot][a.Function] != nil {
+		return fmt.Errorf("pci %s: %v is not free", f.name, a)
+	}
+	first := h.functions[a.Slot][0]
+	if a.Function > 0 && first == nil {
+		return fmt.Errorf("pci %s: %v has no function 0", f.name, a)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, b := range f.bars {
+		if err := h.assign(f, b); err != nil {
+			return err
+		}
+	}
+	if a.Function > 0 {
+		first.cfg[regHeaderType] |= headerMulti
+		first.initial[regHeaderType] |= headerMulti
+	}
+	f.initial = f.cfg
+	f.host = h
+	h.functions[a.Slot][a.Function] = f
+	h.order = append(h.order, f)
+	return nil
+}
+
+// assign gives a BAR the next naturally aligned address of its window.
+//
+// Preconditions: h.mu is held.
+func (h *Host) assign(f *Function, b *bar) error {
+	w, next := h.cfg.Low, &h.low
+	if b.Wide {
+		w, next = h.cfg.High, &h.high
+	}
+	addr := (*next + b.Size - 1) &^ (b.Size - 1)
+	if addr < *next || !w.holds(addr, b.Size) {
+		return fmt.Errorf("pci %s: no room for BAR %d of %d MiB in the window %#x-%#x",
+			f.name, b.index, b.Size>>20, w.Start, w.End)
+	}
+	*next = addr + b.Size
+	b.assigned = addr
+	b.put(f.cfg[:], addr)
+	return nil
+}
+
+// remap makes the bus follow what the guest wants: first it takes away every
+// BAR that moved or was switched off, then it tries to map every one that is
+// wanted and not there. An address that is taken or outside the windows stays
+// unmapped until something moves.
+//
+// Preconditions: h.mu is held.
+func (h *Host) remap() {
+	for _, f := range h.order {
+		for _, b := range f.bars {
+			if b.mapped && (!b.wantOn || b.want != b.at) {
+				h.unmap(b)
+			}
+		}
+	}
+	for _, f := range h.order {
+		for _, b := range f.bars {
+			if b.wantOn && !b.mapped {
+				h.mapBAR(f, b)
+			}
+		}
+	}
+}
+
+func (h *Host) unmap(b *bar) {
+	b.mapped = false
+	if b.Device != nil {
+		h.space.Unmap(b.at)
+	}
+	if b.Moved != nil {
+		b.Moved(0, false)
+	}
+}
+
+func (h *Host) mapBAR(f *Function, b *bar) {
+	if !h.cfg.Low.holds(b.want, b.Size) && !h.cfg.High.holds(b.want, b.Size) {
+		return
+	}
+	if b.Device != nil && h.space.Map(f.name, b.want, b.Size, b.Device) != nil {
+		return // overlaps another device: neither of real hardware's answers is useful
+	}
+	b.at, b.mapped = b.want, true
+	if b.Moved != nil {
+		b.Moved(b.at, true)
+	}
+}
+
+// Reset brings every function into its power-on state, in the order of Add.
+// No CPU runs.
+func (h *Host) Reset() {
+	h.address.Store(0)
+	for _, f := range h.order {
+		f.reset()
+	}
+}
+
+// Functions lists all functions in the order of Add; the first is the bridge.
+func (h *Host) Functions() []*Function { return h.order }
+
+// read and write access a function's configuration space; bytes beyond its
+// 4 KiB, and functions that are not there, read as ones (PCI 3.0 §6.1).
+func (h *Host) read(slot, fn, off uint64, size int) uint64 {
+	f := h.functions[slot%slotCount][fn%functionCount]
+	if f == nil || off+uint64(size) > ecamSize {
+		return bus.Ones(size)
+	}
+	return f.ReadConfig(int(off), size)
+}
+
+func (h *Host) write(slot, fn, off uint64, size int, v uint64) {
+	f := h.functions[slot%slotCount][fn%functionCount]
+	if f != nil && off+uint64(size) <= ecamSize {
+		f.WriteConfig(int(off), size, v)
+	}
+}
+
+// ECAM is the memory-mapped configuration space: 1 MiB a bus, 4 KiB a function
+// (PCI Express 5.0 §7.2.2).
+func (h *Host) ECAM() bus.Device { return ecam{h} }
+
+type ecam struct{ h *Host }
+
+func (e ecam) Read(off uint64, size int) uint64 {
+	if off>>20 != 0 {
+		return bus.Ones(size)
+	}
+	return e.h.read(off>>15, off>>12, off&(ecamSize-1), size)
+}
+
+func (e ecam) Write(off uint64, size int, v uint64) {
+	if off>>20 == 0 {
+		e.h.write(off>>15, off>>12, off&(ecamSize-1), size, v)
+	}
+}
+
+// AddressPort is CONFIG_ADDRESS, the four ports at 0xcf8.
+func (h *Host) AddressPort() bus.Device { return addressPort{h} }
+
+type addressPort struct{ h *Host }
+
+func (p addressPort) Read(off uint64, size int) uint64 {
+	switch {
+	case off == 0 && size == 4:
+		return uint64(p.h.address.Load())
+	case off == resetPort && size == 1 && p.h.cfg.Reset != nil:
+		return p.h.cfg.Reset.Read(0, 1)
+	}
+	return bus.Ones(size) // only dwords are the bridge's (§3.2.2.3.2)
+}
+
+func (p addressPort) Write(off uint64, size int, v uint64) {
+	switch {
+	case off == 0 && size == 4:
+		p.h.address.Store(uint32(v))
+	case off == resetPort && size == 1 && p.h.cfg.Reset != nil:
+		p.h.cfg.Reset.Write(0, 1, v)
+	}
+}
+
+// DataPort is CONFIG_DATA, the four ports at 0xcfc.
+func (h *Host) DataPort() bus.Device { return dataPort{h} }
+
+type dataPort struct{ h *Host }
+
+// target splits CONFIG_ADDRESS; ok is false if it selects nothing on bus 0.
+func (p dataPort) target(off uint64) (slot, fn, reg uint64, ok bool) {
+	a := uint64(p.h.address.Load())
+	return a >> 11, a >> 8, a&0xfc + off, a&addressEnable != 0 && a>>16&0xff == 0
+}
+
+func (p dataPort) Read(off uint64, size int) uint64 {
+	slot, fn, reg, ok := p.target(off)
+	if !ok {
+		return bus.Ones(size)
+	}
+	return p.h.read(slot, fn, reg, size)
+}
+
+func (p dataPort) Write(off uint64, size int, v uint64) {
+	if slot, fn, reg, ok := p.target(off); ok {
+		p.h.write(slot, fn, reg, size, v)
+	}
+}
