@@ -1,0 +1,82 @@
+package guesttest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+var binary struct {
+	once sync.Once
+	path string
+	err  error
+	out  []byte
+}
+
+// Binary builds gvmspawn as it is shipped, once a test process, and returns
+// its path.
+func Binary(t testing.TB) string {
+	t.Helper()
+	binary.once.Do(func() {
+		dir, err := os.MkdirTemp("", "gvmspawn-test-")
+		if err != nil {
+			binary.err = err
+			return
+		}
+		binary.path = filepath.Join(dir, "gvmspawn")
+		cmd := exec.Command("go", "build", "-trimpath", "-o", binary.path, "./cmd/gvmspawn")
+		cmd.Dir = filepath.Join(sourceDir(), "..", "..")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		binary.out, binary.err = cmd.CombinedOutput()
+	})
+	if binary.err != nil {
+		t.Fatalf("build gvmspawn: %v\n%s", binary.err, binary.out)
+	}
+	return binary.path
+}
+
+// RemoveBinary removes what Binary built; TestMain calls it at the end.
+func RemoveBinary() {
+	if binary.path != "" {
+		_ = os.RemoveAll(filepath.Dir(binary.path))
+	}
+}
+
+// BusyboxTree makes a small OS tree: busybox, and a shell script as init, which
+// finds /proc, /sys and /dev mounted and should end with "poweroff -f".
+func BusyboxTree(t testing.TB, init string) string {
+	t.Helper()
+	dir := t.TempDir()
+	WriteBusyboxTree(t, dir, init)
+	return dir
+}
+
+// WriteBusyboxTree is BusyboxTree into a directory of the caller's.
+func WriteBusyboxTree(t testing.TB, dir, init string) {
+	t.Helper()
+	for _, d := range []string{"bin", "sbin", "proc", "sys", "dev", "tmp", "root", "etc"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(Busybox(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"sh", "mount", "poweroff", "reboot", "cat", "echo", "ls"} {
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", n)); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+	}
+	script := "#!/bin/busybox sh\nexport PATH=/bin:/sbin\n" +
+		"mount -t proc proc /proc 2>/dev/null\nmount -t sysfs sysfs /sys 2>/dev/null\nmount -t devtmpfs dev /dev 2>/dev/null\n" +
+		"/bin/busybox --install -s /bin 2>/dev/null\n" + init + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "sbin/init"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
