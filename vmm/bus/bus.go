@@ -51,7 +51,8 @@ type Doorbell interface {
 	Bind(addr uint64) error
 	// Unbind undoes Bind; without a binding it does nothing.
 	Unbind() error
-	// Ring wakes one present or future Wait. It never blocks.
+	// Ring wakes one present or future Wait. It never blocks. On a closed
+	// bell it does nothing: a guest notifies while another CPU resets.
 	Ring()
 	// Wait blocks until the bell has rung since the last Wait; several rings
 	// count once. It returns false for good once the bell is closed.
