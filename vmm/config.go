@@ -112,8 +112,8 @@ type Console struct {
 	Transport ConsoleTransport
 	// Out takes the guest's output. Write may block: the guest then waits.
 	Out io.Writer
-	// In, if not nil, is read for the guest's input until EOF.
-	In io.Reader
+	// In, if not nil, is the guest's input.
+	In *Input
 	// Columns and Rows are the initial size, 0 for unknown.
 	Columns, Rows uint16
 }

@@ -2,9 +2,51 @@ package vmm
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"sync"
 )
+
+// Input is a console's input. It belongs to the caller and outlives a machine,
+// so that a reboot loses none of it: one goroutine reads, whichever machine
+// runs gets what was read.
+type Input struct {
+	r     io.Reader
+	start sync.Once
+	ch    chan []byte
+}
+
+// NewInput returns the input that is read from r until EOF or an error.
+func NewInput(r io.Reader) *Input { return &Input{r: r, ch: make(chan []byte)} }
+
+func (in *Input) read() {
+	defer close(in.ch)
+	for {
+		b := make([]byte, 4096)
+		n, err := in.r.Read(b)
+		if n > 0 {
+			in.ch <- b[:n]
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// feed gives the input to the sink until ctx is done or the input has ended.
+func (in *Input) feed(ctx context.Context, sink func(context.Context, []byte) error) {
+	in.start.Do(func() { go in.read() })
+	for {
+		select {
+		case b, ok := <-in.ch:
+			if !ok || sink(ctx, b) != nil {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
 // consoleTap passes the guest's console on and remembers what a message about
 // a crash needs: the last line, and whether the kernel announced its panic.
