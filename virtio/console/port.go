@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/gvmspawn/gvmspawn/virtio"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq"
 )
 
@@ -39,7 +40,7 @@ type Port struct {
 	cond sync.Cond  // broadcast after every change
 	// in holds input for the guest, out its output for the host. Both
 	// survive a reset, so that a reboot loses neither.
-	in, out buffer
+	in, out virtio.FIFO
 	room    chan struct{} // has an element after in got room, for Feed
 	active  bool          // between Activate and Reset
 	open    bool          // the guest wants input: a console, or a port that is open in the guest
@@ -49,7 +50,7 @@ type Port struct {
 }
 
 func newPort(d *Device, id int, cfg PortConfig) *Port {
-	p := &Port{cfg: cfg, id: id, dev: d, in: newBuffer(bufferSize), out: newBuffer(bufferSize), room: make(chan struct{}, 1)}
+	p := &Port{cfg: cfg, id: id, dev: d, in: virtio.NewFIFO(bufferSize), out: virtio.NewFIFO(bufferSize), room: make(chan struct{}, 1)}
 	p.cond.L = &p.mu
 	return p
 }
@@ -63,7 +64,7 @@ func (p *Port) Push(b []byte) int {
 	if p.closed {
 		return 0
 	}
-	n := p.in.put(b)
+	n := p.in.Put(b)
 	if n > 0 {
 		p.cond.Broadcast()
 	}
@@ -94,10 +95,10 @@ func (p *Port) Flush(ctx context.Context) error {
 	defer stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for (p.out.n > 0 || p.writing) && p.err == nil && !p.closed && ctx.Err() == nil {
+	for (p.out.Len() > 0 || p.writing) && p.err == nil && !p.closed && ctx.Err() == nil {
 		p.cond.Wait()
 	}
-	if p.out.n > 0 && p.err == nil {
+	if p.out.Len() > 0 && p.err == nil {
 		return ctx.Err()
 	}
 	return p.err
@@ -115,13 +116,13 @@ func (p *Port) drain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		for p.out.n == 0 && !p.closed {
+		for p.out.Len() == 0 && !p.closed {
 			p.cond.Wait()
 		}
-		if p.out.n == 0 || (p.closed && p.err != nil) {
+		if p.out.Len() == 0 || (p.closed && p.err != nil) {
 			return
 		}
-		b := p.out.peek()
+		b := p.out.Peek()
 		if p.cfg.Output != nil && p.err == nil {
 			p.writing = true
 			p.mu.Unlock()
@@ -135,7 +136,7 @@ func (p *Port) drain() {
 				b = b[:n]
 			}
 		}
-		p.out.drop(len(b))
+		p.out.Drop(len(b))
 		p.cond.Broadcast()
 	}
 }
@@ -162,7 +163,7 @@ func (p *Port) output(q *virtq.Queue, b []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		n := p.out.put(b)
+		n := p.out.Put(b)
 		if b = b[n:]; n > 0 {
 			p.cond.Broadcast()
 		}
@@ -176,7 +177,7 @@ func (p *Port) output(q *virtq.Queue, b []byte) bool {
 		p.mu.Unlock()
 		q.Notify()
 		p.mu.Lock()
-		for p.out.room() == 0 && p.active && !p.closed {
+		for p.out.Room() == 0 && p.active && !p.closed {
 			p.cond.Wait()
 		}
 	}
@@ -198,7 +199,7 @@ func (p *Port) receive(q *virtq.Queue) {
 func (p *Port) waitInput() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.active && !p.closed && (p.in.n == 0 || !p.open) {
+	for p.active && !p.closed && (p.in.Len() == 0 || !p.open) {
 		p.cond.Wait()
 	}
 	return p.active && !p.closed
@@ -207,18 +208,18 @@ func (p *Port) waitInput() bool {
 func (p *Port) hasInput() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.active && p.open && p.in.n > 0
+	return p.active && p.open && p.in.Len() > 0
 }
 
 // fill moves input into the chain and returns how many bytes.
 func (p *Port) fill(c *virtq.Chain) uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var off int
-	for p.in.n > 0 && uint64(off) < c.WritableLen {
-		n := c.WriteAt(p.in.peek(), uint64(off))
-		p.in.drop(n)
-		off += n
+	off := uint64(0)
+	for p.in.Len() > 0 && off < c.WritableLen {
+		n := c.WriteAt(p.in.Peek(), off)
+		p.in.Drop(n)
+		off += uint64(n)
 	}
 	if off > 0 {
 		select {
@@ -257,7 +258,7 @@ func (p *Port) console() bool { return p.id == 0 || p.cfg.Console }
 func (p *Port) emergency(b byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed && p.out.put([]byte{b}) > 0 {
+	if !p.closed && p.out.Put([]byte{b}) > 0 {
 		p.cond.Broadcast()
 	}
 }
