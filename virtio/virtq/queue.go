@@ -19,9 +19,10 @@ import (
 const (
 	// MaxSize is the largest queue (virtio 1.2 §2.7: 2^15).
 	MaxSize = 1 << 15
-	// maxChain bounds the descriptors of one chain. The specification
-	// allows as many as the queue is long (§2.7.5.3.1); drivers with
-	// indirect tables on short queues are known to use more.
+	// maxChain bounds the descriptors of one chain on queues that are
+	// shorter. The specification allows as many as the queue is long
+	// (§2.7.5.3.1); drivers with indirect tables on short queues are known
+	// to use more.
 	maxChain = 1024
 )
 

@@ -118,15 +118,14 @@ func (s *split) pop(c *Chain) (bool, error) {
 // walk follows the chain from head through the descriptor table and at most
 // one indirect table at its end.
 func (s *split) walk(c *Chain, i uint16) error {
-	table, size, left := s.desc, s.size, maxChain
+	table, size := s.desc, s.size
 	indirect := false
-	for {
+	for left := max(maxChain, int(s.size)); left > 0; left-- {
 		if i >= size {
 			return fmt.Errorf("%w: descriptor %d of %d", ErrRing, i, size)
 		}
 		d := readDesc(table, int(i))
-		switch {
-		case d.flags&descFIndirect != 0:
+		if d.flags&descFIndirect != 0 {
 			// §2.7.5.3.1: not nested, not together with NEXT, only when negotiated.
 			if indirect || !s.indirect || d.flags&descFNext != 0 {
 				return fmt.Errorf("%w: indirect descriptor where none is allowed", ErrRing)
@@ -140,20 +139,16 @@ func (s *split) walk(c *Chain, i uint16) error {
 			}
 			table, size, i, indirect = t, uint16(d.len/descSize), 0, true
 			continue
-		default:
-			if err := c.add(s.mem, d); err != nil {
-				return err
-			}
 		}
-		if left--; left == 0 || d.flags&descFNext == 0 {
-			break
+		if err := c.add(s.mem, d); err != nil {
+			return err
+		}
+		if d.flags&descFNext == 0 {
+			return nil
 		}
 		i = d.next
 	}
-	if left == 0 {
-		return fmt.Errorf("%w: chain of %d or more descriptors", ErrRing, maxChain)
-	}
-	return nil
+	return fmt.Errorf("%w: chain without end", ErrRing)
 }
 
 // add appends a descriptor's buffer to the chain.
