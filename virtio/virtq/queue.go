@@ -135,8 +135,9 @@ type ring interface {
 type Queue struct {
 	cfg Config
 
-	mu     sync.Mutex // guards ring, closed and err
+	mu     sync.Mutex // guards the rest
 	ring   ring
+	flight int // chains that Pop gave and Push has not taken back
 	closed bool
 	err    error
 }
@@ -166,6 +167,13 @@ func (q *Queue) Pop(c *Chain) bool {
 	}
 	c.reset()
 	ok, err := q.ring.pop(c)
+	if ok {
+		// A chain has at least one descriptor, which the driver may not use
+		// again before the chain is back. So what a device holds is bounded.
+		if q.flight++; q.flight > int(q.cfg.Size) {
+			ok, err = false, fmt.Errorf("%w: more chains in flight than the %d descriptors", ErrRing, q.cfg.Size)
+		}
+	}
 	q.err = err
 	q.mu.Unlock()
 	if err != nil {
@@ -196,6 +204,7 @@ func (q *Queue) Push(c *Chain, written uint32) {
 	}
 	q.mu.Lock()
 	if !q.closed && q.err == nil {
+		q.flight--
 		q.ring.push(c.id, c.count, written)
 	}
 	q.mu.Unlock()
