@@ -61,6 +61,7 @@ type split struct {
 	nextAvail uint16 // index of the next available entry to take
 	nextUsed  uint16 // index of the next used entry to write
 	signalled uint16 // nextUsed at the last interruptWanted
+	lapped    bool   // nextUsed has gone all the way round since
 }
 
 func newSplit(cfg *Config) (*split, error) {
@@ -179,24 +180,25 @@ func (s *split) push(id, _ uint16, written uint32) {
 	binary.LittleEndian.PutUint32(s.used[off:], uint32(id))
 	binary.LittleEndian.PutUint32(s.used[off+4:], written)
 	s.nextUsed++
+	s.lapped = s.lapped || s.nextUsed == s.signalled
 	// The release store orders the entry, and the data before it, before the index.
 	s.used.StoreUint16(usedIdx, s.nextUsed)
 	s.mem.MarkWritten(s.gpa, uint64(len(s.used)))
 }
 
 func (s *split) interruptWanted() bool {
-	if s.nextUsed == s.signalled {
+	last, lapped := s.signalled, s.lapped
+	if s.nextUsed == last && !lapped {
 		return false
 	}
-	last := s.signalled
-	s.signalled = s.nextUsed
+	s.signalled, s.lapped = s.nextUsed, false
 	// §2.7.7.1, §2.7.8: publish the index before reading the driver's wish.
 	mem.Fence()
 	if !s.eventIdx {
 		return s.avail.LoadUint16(availFlags)&availFNoInterrupt == 0
 	}
 	event := s.avail.LoadUint16(availRing + 2*uint64(s.size))
-	return s.nextUsed-event-1 < s.nextUsed-last
+	return lapped || s.nextUsed-event-1 < s.nextUsed-last
 }
 
 func (s *split) enableKicks() {
