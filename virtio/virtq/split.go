@@ -182,8 +182,8 @@ func (s *split) push(id, _ uint16, written uint32) {
 	s.nextUsed++
 	s.lapped = s.lapped || s.nextUsed == s.signalled
 	// The release store orders the entry, and the data before it, before the index.
-	s.used.StoreUint16(usedIdx, s.nextUsed)
-	s.mem.MarkWritten(s.gpa, uint64(len(s.used)))
+	s.storeUsed(usedIdx, s.nextUsed)
+	s.mem.MarkWritten(s.gpa+mem.GPA(off), usedElem)
 }
 
 func (s *split) interruptWanted() bool {
@@ -203,9 +203,9 @@ func (s *split) interruptWanted() bool {
 
 func (s *split) enableKicks() {
 	if s.eventIdx {
-		s.used.StoreUint16(usedRing+usedElem*uint64(s.size), s.nextAvail)
+		s.storeUsed(usedRing+usedElem*uint64(s.size), s.nextAvail)
 	} else {
-		s.used.StoreUint16(usedFlags, 0)
+		s.storeUsed(usedFlags, 0)
 	}
 	// §2.7.10: publish the wish before looking at avail.idx again.
 	mem.Fence()
@@ -214,6 +214,12 @@ func (s *split) enableKicks() {
 func (s *split) disableKicks() {
 	// With EVENT_IDX the event index is simply left behind (§2.7.10).
 	if !s.eventIdx {
-		s.used.StoreUint16(usedFlags, usedFNoNotify)
+		s.storeUsed(usedFlags, usedFNoNotify)
 	}
+}
+
+// storeUsed stores a field of the used ring and tells the dirty log.
+func (s *split) storeUsed(off uint64, v uint16) {
+	s.used.StoreUint16(off, v)
+	s.mem.MarkWritten(s.gpa+mem.GPA(off), 2)
 }
