@@ -81,10 +81,15 @@ func newSplit(cfg *Config) (*split, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: used ring at %#x: %w", ErrRing, cfg.Used, err)
 	}
-	return &split{
+	s := &split{
 		mem: cfg.Mem, size: cfg.Size, eventIdx: cfg.EventIdx, indirect: cfg.Indirect,
 		desc: d, avail: a, used: u, gpa: cfg.Used,
-	}, nil
+	}
+	if s.eventIdx {
+		// §2.7.10.2: with EVENT_IDX "the device MUST set flags to 0".
+		s.storeUsed(usedFlags, 0)
+	}
+	return s, nil
 }
 
 // pending is how many chains wait. The acquire load of avail.idx orders the
