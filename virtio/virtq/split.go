@@ -126,7 +126,8 @@ func (s *split) pop(c *Chain) (bool, error) {
 func (s *split) walk(c *Chain, i uint16) error {
 	table, size := s.desc, s.size
 	indirect := false
-	for left := max(maxChain, int(s.size)); left > 0; left-- {
+	// One more for the descriptor that refers to the indirect table.
+	for left := 1 + max(maxChain, int(s.size)); left > 0; left-- {
 		if i >= size {
 			return fmt.Errorf("%w: descriptor %d of %d", ErrRing, i, size)
 		}

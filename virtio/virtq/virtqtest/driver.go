@@ -43,6 +43,7 @@ type layout interface {
 	room(n int) bool
 	add(chain []Desc) (id uint16)
 	kickNeeded() bool
+	kickWanted() bool
 	take() (id uint16, written uint32, ok bool)
 	interrupts(on bool)
 }
@@ -204,6 +205,17 @@ func (d *Driver) Kick() bool {
 	}
 	d.Bell.Ring()
 	return true
+}
+
+// UntilKickWanted returns once the device would want to be notified of the next
+// chain, which is when its worker waits. It fails the test after Timeout.
+func (d *Driver) UntilKickWanted() {
+	d.t.Helper()
+	for end := time.Now().Add(Timeout); !d.layout.kickWanted(); time.Sleep(10 * time.Microsecond) {
+		if time.Now().After(end) {
+			d.t.Fatalf("virtqtest: the device does not wait for chains")
+		}
+	}
 }
 
 // SetInterrupts asks the device for an interrupt at the next used chain, or

@@ -30,6 +30,13 @@ func (d Desc) put(b []byte) {
 	binary.LittleEndian.PutUint16(b[14:], d.Next)
 }
 
+// Bytes is the descriptor as it lies in a descriptor table.
+func (d Desc) Bytes() []byte {
+	b := make([]byte, 16)
+	d.put(b)
+	return b
+}
+
 // Split is the driver's side of a split ring (§2.7), raw: hostile tests use
 // it to write what a good driver never would.
 type Split struct {
@@ -140,6 +147,14 @@ func (s *Split) kickNeeded() bool {
 		return s.UsedFlags()&1 == 0
 	}
 	return s.avail-s.AvailEvent()-1 < s.avail-old
+}
+
+// kickWanted reports whether the next chain would need a notification.
+func (s *Split) kickWanted() bool {
+	if !s.eventIdx {
+		return s.UsedFlags()&1 == 0
+	}
+	return s.AvailEvent() == s.avail
 }
 
 // take returns the next used chain, if there is one.

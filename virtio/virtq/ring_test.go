@@ -1,0 +1,367 @@
+package virtq_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+)
+
+// modes are the ring features that change what is on the wire.
+var modes = []virtqtest.Options{
+	{}, {EventIdx: true}, {Indirect: true}, {EventIdx: true, Indirect: true},
+}
+
+func eachMode(t *testing.T, f func(*testing.T, virtqtest.Options)) {
+	for _, o := range modes {
+		t.Run(fmt.Sprintf("event_idx=%v,indirect=%v", o.EventIdx, o.Indirect), func(t *testing.T) { f(t, o) })
+	}
+}
+
+// §2.7.4, §2.7.13: chains arrive in order, readable before writable parts, with
+// the lengths that the driver gave; used elements name head and length.
+func TestPopAndPush(t *testing.T) {
+	eachMode(t, func(t *testing.T, o virtqtest.Options) {
+		d := virtqtest.New(t, 8, o)
+		var c virtq.Chain
+		if d.Queue.Pop(&c) {
+			t.Fatal("a chain out of nothing")
+		}
+		for i := range 100 { // the indices pass the ring's end many times
+			id := d.Add([][]byte{{byte(i), 1}, {2}}, []int{3, 5})
+			if !d.Queue.Pop(&c) {
+				t.Fatalf("chain %d: %v", i, d.Broken())
+			}
+			if c.ReadableLen != 3 || c.WritableLen != 8 || len(c.Readable) != 2 || len(c.Writable) != 2 {
+				t.Fatalf("chain %+v", c)
+			}
+			got := make([]byte, 8)
+			if n := c.ReadAt(got, 1); n != 2 || got[0] != 1 || got[1] != 2 {
+				t.Fatalf("ReadAt: %x", got[:n])
+			}
+			if n := c.WriteAt([]byte{9, 8, 7, 6}, 2); n != 4 {
+				t.Fatalf("WriteAt wrote %d", n)
+			}
+			if d.Queue.Pop(&c) {
+				t.Fatal("a chain twice")
+			}
+			d.Queue.Push(&c, 6)
+			u, ok := d.Used()
+			want := [][]byte{{virtqtest.Fill, virtqtest.Fill, 9}, {8, 7, 6, virtqtest.Fill, virtqtest.Fill}}
+			if !ok || u.ID != id || u.Written != 6 || !bytes.Equal(bytes.Join(u.In, nil), bytes.Join(want, nil)) {
+				t.Fatalf("used %+v (%v)", u, ok)
+			}
+		}
+	})
+}
+
+// §2.7.8: a device may use chains in another order than they came.
+func TestOutOfOrder(t *testing.T) {
+	eachMode(t, func(t *testing.T, o virtqtest.Options) {
+		d := virtqtest.New(t, 16, o)
+		for range 50 {
+			var c [4]virtq.Chain
+			var id [4]uint16
+			for i := range c {
+				id[i] = d.Add([][]byte{{byte(i)}}, []int{1})
+				if !d.Queue.Pop(&c[i]) {
+					t.Fatal("no chain")
+				}
+			}
+			for _, i := range []int{2, 0, 3, 1} {
+				d.Queue.Push(&c[i], uint32(i))
+				if u, ok := d.Used(); !ok || u.ID != id[i] || u.Written != uint32(i) {
+					t.Fatalf("used %+v, want chain %d", u, id[i])
+				}
+			}
+		}
+	})
+}
+
+// §2.7.13.3: a full ring of chains at once, and a queue of one descriptor.
+func TestFullRing(t *testing.T) {
+	eachMode(t, func(t *testing.T, o virtqtest.Options) {
+		for _, size := range []uint16{1, 2, 256} {
+			d := virtqtest.New(t, size, o)
+			for range 3 {
+				chains := make([]virtq.Chain, size)
+				for range size {
+					d.Add(nil, []int{1})
+				}
+				if d.Room(1) {
+					t.Fatal("the driver has room in a full ring")
+				}
+				for i := range chains {
+					if !d.Queue.Pop(&chains[i]) {
+						t.Fatalf("chain %d of %d: %v", i, size, d.Broken())
+					}
+				}
+				for i := range chains {
+					d.Queue.Push(&chains[i], 1)
+				}
+				for range size {
+					if _, ok := d.Used(); !ok {
+						t.Fatal("a chain is missing")
+					}
+				}
+			}
+		}
+	})
+}
+
+// The longest chains that are promised: as many descriptors as the queue has,
+// and 1024 in an indirect table on a shorter queue.
+func TestLongChains(t *testing.T) {
+	for _, c := range []struct {
+		size     uint16
+		indirect bool
+		n        int
+	}{{4, false, 4}, {1024, false, 1024}, {2048, false, 2048}, {4, true, 1024}, {256, true, 256}} {
+		d := virtqtest.New(t, c.size, virtqtest.Options{Indirect: c.indirect})
+		in := make([]int, c.n)
+		for i := range in {
+			in[i] = 1
+		}
+		d.Add(nil, in)
+		var chain virtq.Chain
+		if !d.Queue.Pop(&chain) || len(chain.Writable) != c.n {
+			t.Errorf("%+v: %d buffers, %v", c, len(chain.Writable), d.Broken())
+		}
+	}
+}
+
+// §2.7.5.3.2: "The device MUST handle the case of zero or more normal chained
+// descriptors followed by a single descriptor with flags&VIRTQ_DESC_F_INDIRECT",
+// and "MUST ignore the write-only flag in the descriptor that refers to an
+// indirect table".
+func TestMixedIndirect(t *testing.T) {
+	d := virtqtest.New(t, 8, virtqtest.Options{Indirect: true})
+	table := d.Mem.Alloc(32)
+	put := func(i int, e virtqtest.Desc) { copy(d.Mem.Bytes(table+mem.GPA(16*i), 16), e.Bytes()) }
+	put(0, virtqtest.Desc{Addr: 0x3000, Len: 2, Flags: virtqtest.DescNext, Next: 1})
+	put(1, virtqtest.Desc{Addr: 0x4000, Len: 4, Flags: virtqtest.DescWrite})
+	d.Split.SetDesc(5, virtqtest.Desc{Addr: 0x2000, Len: 1, Flags: virtqtest.DescNext, Next: 2})
+	d.Split.SetDesc(2, virtqtest.Desc{Addr: table, Len: 32, Flags: virtqtest.DescIndirect | virtqtest.DescWrite})
+	d.Split.SetAvail(0, 5)
+	d.Split.SetAvailIdx(1)
+	var c virtq.Chain
+	if !d.Queue.Pop(&c) || c.ReadableLen != 3 || c.WritableLen != 4 || c.Readable[0].GPA != 0x2000 || c.Writable[0].GPA != 0x4000 {
+		t.Errorf("%+v, %v", c, d.Broken())
+	}
+}
+
+// §2.7.7: used buffer notification suppression by flag.
+func TestInterruptFlag(t *testing.T) {
+	d := virtqtest.New(t, 8, virtqtest.Options{})
+	use := func(n int) {
+		var c virtq.Chain
+		for range n {
+			d.Add(nil, []int{1})
+			d.Queue.Pop(&c)
+			d.Queue.Push(&c, 1)
+			d.Used()
+		}
+		d.Queue.Notify()
+	}
+	for i, c := range []struct {
+		flags uint16
+		n     int
+		want  int64
+	}{{0, 1, 1}, {0, 5, 2}, {0, 0, 2}, {1, 3, 2}, {0, 0, 2}, {0, 1, 3}} {
+		d.Split.SetAvailFlags(c.flags)
+		use(c.n)
+		if d.Interrupts() != c.want {
+			t.Errorf("step %d: %d interrupts, want %d", i, d.Interrupts(), c.want)
+		}
+	}
+}
+
+// §2.7.7.2, §2.7.8: with EVENT_IDX "if the idx field in the used ring (which
+// determines where that descriptor index was placed) was equal to used_event,
+// the device MUST send a notification", else it should not; also where the
+// indices wrap.
+func TestUsedEvent(t *testing.T) {
+	for _, c := range []struct {
+		before uint16 // used index at the start
+		push   int
+		event  uint16
+		want   bool
+	}{
+		{0, 1, 0, true}, {0, 1, 1, false}, {0, 1, 0xffff, false}, {0, 2, 1, true}, {0, 2, 2, false},
+		{7, 3, 7, true}, {7, 3, 9, true}, {7, 3, 10, false}, {7, 3, 6, false},
+		{0xfffe, 4, 0xffff, true}, {0xfffe, 4, 0, true}, {0xfffe, 4, 1, true}, {0xfffe, 4, 2, false}, {0xfffe, 4, 0xfffd, false},
+	} {
+		d := virtqtest.New(t, 8, virtqtest.Options{EventIdx: true})
+		var ch virtq.Chain
+		use := func() {
+			d.Add(nil, []int{1})
+			d.Queue.Pop(&ch)
+			d.Queue.Push(&ch, 1)
+			d.Used()
+		}
+		for range c.before {
+			use()
+		}
+		d.Split.SetUsedEvent(c.before - 1)
+		d.Queue.Notify()
+		d.Split.SetUsedEvent(c.event)
+		n := d.Interrupts()
+		for range c.push {
+			use()
+		}
+		d.Split.SetAvailFlags(1) // §2.7.7.2: "the device MUST ignore the flags" then
+		d.Queue.Notify()
+		if got := d.Interrupts() > n; got != c.want {
+			t.Errorf("%+v: interrupt %v", c, got)
+		}
+	}
+}
+
+// A batch of 65536 chains brings the used index back to where it was. It still
+// needs an interrupt.
+func TestInterruptAfterWrap(t *testing.T) {
+	eachMode(t, func(t *testing.T, o virtqtest.Options) {
+		d := virtqtest.New(t, 4, o)
+		var c virtq.Chain
+		for range 1 << 16 {
+			d.Add(nil, []int{1})
+			d.Queue.Pop(&c)
+			d.Queue.Push(&c, 1)
+			d.Used()
+		}
+		d.Queue.Notify()
+		if d.Interrupts() != 1 {
+			t.Errorf("%d interrupts", d.Interrupts())
+		}
+	})
+}
+
+// §2.7.10: available buffer notification suppression. While a worker is busy
+// kicks are off; when it waits they are on, and a chain that came in between
+// is found.
+func TestKickSuppression(t *testing.T) {
+	eachMode(t, func(t *testing.T, o virtqtest.Options) {
+		d := virtqtest.New(t, 8, o)
+		var c virtq.Chain
+		d.Add(nil, []int{1})
+		if !d.KickNeeded() {
+			t.Fatal("the first chain needs a kick")
+		}
+		if !d.Queue.Wait() { // finds it without the bell
+			t.Fatal("Wait found nothing")
+		}
+		for range 3 { // the worker is busy
+			d.Add(nil, []int{1})
+			if d.KickNeeded() {
+				t.Error("a kick is wanted while the device is busy")
+			}
+		}
+		for d.Queue.Pop(&c) {
+			d.Queue.Push(&c, 0)
+		}
+		for range 4 {
+			d.Used()
+		}
+		waiting := make(chan bool)
+		go func() { waiting <- d.Queue.Wait() }()
+		d.UntilKickWanted()
+		d.Add(nil, []int{1})
+		if !d.Kick() {
+			t.Error("no kick is wanted while the device waits")
+		}
+		if !<-waiting {
+			t.Error("Wait gave up")
+		}
+	})
+}
+
+// §2.7.10.2: with EVENT_IDX "the device MUST set flags to 0", whatever was in
+// memory before.
+func TestUsedFlagsWithEventIdx(t *testing.T) {
+	d := virtqtest.New(t, 8, virtqtest.Options{EventIdx: true, NoQueue: true})
+	d.Split.Used.StoreUint16(0, 0xffff)
+	q, err := virtq.New(d.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Add(nil, []int{1})
+	q.Wait()
+	if f := d.Split.UsedFlags(); f != 0 {
+		t.Errorf("used flags are %#x", f)
+	}
+}
+
+func TestCloseEndsWait(t *testing.T) {
+	for _, wait := range []func(*virtq.Queue) bool{(*virtq.Queue).Wait, (*virtq.Queue).WaitAny} {
+		d := virtqtest.New(t, 8, virtqtest.Options{})
+		done := make(chan bool)
+		go func() { done <- wait(d.Queue) }()
+		var c virtq.Chain
+		d.Add(nil, []int{1})
+		d.Add(nil, []int{1})
+		d.Bell.Ring()
+		if !<-done || !d.Queue.Pop(&c) {
+			t.Fatal("no chain")
+		}
+		go func() { done <- wait(d.Queue) }()
+		<-done
+		d.Queue.Close()
+		d.Queue.Close()
+		if wait(d.Queue) || d.Queue.Pop(&c) {
+			t.Error("a closed queue gives chains")
+		}
+		d.Queue.Push(&c, 1)
+		d.Queue.Notify()
+		d.Queue.Kick()
+		if _, ok := d.Used(); ok || d.Interrupts() != 0 {
+			t.Error("a closed queue answers")
+		}
+	}
+}
+
+// WaitAny returns for a Kick without a chain; Wait does not.
+func TestWaitAny(t *testing.T) {
+	d := virtqtest.New(t, 8, virtqtest.Options{})
+	d.Queue.Kick()
+	var c virtq.Chain
+	if !d.Queue.WaitAny() || d.Queue.Pop(&c) {
+		t.Error("WaitAny")
+	}
+}
+
+// The dirty log sees everything that the device side writes.
+func TestDirtyLog(t *testing.T) {
+	eachMode(t, func(t *testing.T, o virtqtest.Options) {
+		d := virtqtest.New(t, 8, o)
+		d.Mem.SetDirtyLog(true)
+		buf := d.Mem.Alloc(3 * 4096)
+		dirty := func() map[mem.GPA]bool {
+			m := make(map[mem.GPA]bool)
+			d.Mem.TakeDirty(func(p mem.GPA) { m[p] = true })
+			return m
+		}
+		d.Queue.Close()
+		q, err := virtq.New(d.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go d.Bell.Ring()
+		q.WaitAny() // asks for kicks
+		if used := d.Split.UsedGPA &^ 4095; !dirty()[used] {
+			t.Error("the page of the used ring is not dirty after a change of the notification fields")
+		}
+		d.Split.SetDesc(0, virtqtest.Desc{Addr: buf, Len: 3 * 4096, Flags: virtqtest.DescWrite})
+		d.Split.SetAvail(0, 0)
+		d.Split.SetAvailIdx(1)
+		var c virtq.Chain
+		q.Pop(&c)
+		q.Push(&c, 4097)
+		got := dirty()
+		if !got[buf] || !got[buf+4096] || got[buf+8192] || !got[d.Split.UsedGPA&^4095] {
+			t.Errorf("dirty pages %v; buffer at %#x", got, buf)
+		}
+	})
+}
