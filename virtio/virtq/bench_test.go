@@ -18,12 +18,8 @@ func recycle(t testing.TB, o virtqtest.Options, buffers int) (d *virtqtest.Drive
 	for i := range in {
 		in[i] = 512
 	}
-	d.Add(nil, in)
-	for i := range d.Config.Size {
-		d.Split.SetAvail(i, 255)
-	}
+	head := d.Add(nil, in)
 	idx := uint16(0)
-	head := d.Split.Avail.LoadUint16(4)
 	for i := range d.Config.Size {
 		d.Split.SetAvail(i, head)
 	}
