@@ -1,0 +1,36 @@
+package kvm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
+)
+
+// TestBootTestbed runs the other tests of this package on genuine kvm_amd.
+func TestBootTestbed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a machine in QEMU")
+	}
+	if os.Getenv("GVMSPAWN_IN_TESTBED") != "" || native() {
+		t.Skip("the tests themselves run on genuine KVM here")
+	}
+	self := filepath.Join(t.TempDir(), "kvm.test")
+	build := exec.Command("go", "test", "-c", "-o", self, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	res := guesttest.Testbed{
+		Script:  "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 8m -test.bench 'Exit|New' -test.benchtime 50x",
+		Files:   map[string]string{"kvm.test": self},
+		Timeout: 10 * time.Minute,
+	}.Run(t)
+	if res.Status != 0 {
+		t.Errorf("status %d", res.Status)
+	}
+	t.Log(res.Output)
+}
