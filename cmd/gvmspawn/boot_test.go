@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,12 +8,6 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	guesttest.RemoveBinary()
-	os.Exit(code)
-}
 
 // TestBootDirectoryOnKVM boots stock Debian kernels from a directory on
 // genuine kvm_amd. One testbed serves all cases: each case is a line of the

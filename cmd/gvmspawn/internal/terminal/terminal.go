@@ -227,13 +227,11 @@ func (t *Terminal) endInput() {
 
 // Read returns input for the guest. It blocks until there is some, and
 // returns io.EOF when no more will come.
-func (t *Terminal) Read(p []byte) (int, error) { return t.read(p, new(bool)) }
-
-func (t *Terminal) read(p []byte, closed *bool) (int, error) {
+func (t *Terminal) Read(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for len(t.input) == 0 || *closed {
-		if t.ended || *closed {
+	for len(t.input) == 0 {
+		if t.ended {
 			return 0, io.EOF
 		}
 		t.filled.Wait()
@@ -242,25 +240,6 @@ func (t *Terminal) read(p []byte, closed *bool) (int, error) {
 	t.input = t.input[:copy(t.input, t.input[n:])]
 	t.filled.Broadcast()
 	return n, nil
-}
-
-// Input returns a reader of the input for one boot of a machine. After Close
-// it returns io.EOF and leaves the rest of the input to the next.
-func (t *Terminal) Input() io.ReadCloser { return &input{t: t} }
-
-type input struct {
-	t      *Terminal
-	closed bool // guarded by t.mu
-}
-
-func (i *input) Read(p []byte) (int, error) { return i.t.read(p, &i.closed) }
-
-func (i *input) Close() error {
-	i.t.mu.Lock()
-	defer i.t.mu.Unlock()
-	i.closed = true
-	i.t.filled.Broadcast()
-	return nil
 }
 
 // Write shows the guest's output. It blocks while the reader of a pipe does

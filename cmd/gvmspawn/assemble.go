@@ -1,0 +1,386 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/identity"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/image"
+	"github.com/gvmspawn/gvmspawn/vmm"
+)
+
+// plan is a machine as the command line describes it, with its image found.
+type plan struct {
+	s     *settings
+	image image.Image
+	name  string
+	cfg   vmm.Config
+
+	options []string   // kernel arguments of the boot entry
+	files   []*os.File // kernel and initrds, where cfg names /proc/self/fd
+}
+
+// close closes what the machine was made of. The machine has ended.
+func (p *plan) close() {
+	for _, f := range p.files {
+		f.Close()
+	}
+}
+
+// newPlan finds the image and names the machine.
+func newPlan(s *settings) (*plan, error) {
+	p := &plan{s: s}
+	if err := p.findImage(); err != nil {
+		return nil, err
+	}
+	p.name = s.machine
+	if p.name != "" {
+		return p, nil
+	}
+	name, err := image.Name(p.image)
+	if err != nil {
+		return nil, err
+	}
+	p.name = name
+	return p, nil
+}
+
+func (p *plan) findImage() (err error) {
+	s := p.s
+	switch {
+	case s.directory != "":
+		if p.image, err = image.Open(s.directory); err == nil && !p.image.Directory {
+			err = fmt.Errorf("option --directory: %s is not a directory, use --image= for a disk image", s.directory)
+		}
+	case s.image != "":
+		if p.image, err = image.Open(s.image); err == nil && p.image.Directory {
+			err = fmt.Errorf("option --image: %s is a directory, use --directory=", s.image)
+		}
+	case s.machine != "":
+		dirs := image.Directories
+		if os.Geteuid() != 0 && !s.system || s.user {
+			dirs = append(image.UserDirectories(), dirs...)
+		}
+		p.image, err = image.Lookup(s.machine, dirs)
+	default:
+		wd, werr := os.Getwd()
+		if werr != nil {
+			return fmt.Errorf("cannot determine the current directory, use -D or -i: %w", werr)
+		}
+		p.image = image.Image{Path: wd, Directory: true}
+	}
+	return pathError(err)
+}
+
+// pathError is an error about a file as one sentence without the system call.
+func pathError(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("%s: %w", pe.Path, pe.Err)
+	}
+	return err
+}
+
+// assemble fills the machine's configuration in.
+func (p *plan) assemble(log *slog.Logger) error {
+	s := p.s
+	p.cfg = vmm.Config{
+		Name: p.name, CPUs: s.cpus.CPUs, RAM: s.ram.Size, UUID: s.uuid,
+		Accel:         map[arg.Tristate]vmm.Accel{arg.Auto: vmm.AccelAuto, arg.Yes: vmm.AccelKVM, arg.No: vmm.AccelSoft}[s.kvm],
+		Deterministic: s.deterministic, Seed: s.seed, Log: log,
+	}
+	if s.deterministic {
+		p.cfg.Accel = vmm.AccelSoft
+	}
+	root, err := p.rootFileSystem()
+	if err != nil {
+		return err
+	}
+	for _, f := range []func() error{p.addBinds, p.addDrives, p.addNetwork} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	if err := p.kernel(); err != nil {
+		return err
+	}
+	p.cfg.Boot.CommandLine, err = s.commandLine(p.options, root)
+	p.cfg.Boot.KASLR = s.kaslr
+	p.cfg.OEMStrings = append(append([]string(nil), s.smbios11...), s.credentials.Strings()...)
+	return err
+}
+
+// rootFileSystem adds the image to the machine and returns what the kernel
+// command line needs to mount it.
+func (p *plan) rootFileSystem() ([]string, error) {
+	if !p.image.Directory {
+		return p.rootDisk()
+	}
+	if err := unix.Access(p.image.Path, unix.R_OK|unix.X_OK); err != nil {
+		return nil, fmt.Errorf("directory %s cannot be read: %w", p.image.Path, err)
+	}
+	share := vmm.Share{Tag: "root", Path: p.image.Path, Ephemeral: p.s.ephemeral, DAX: p.s.dax}
+	share.IDShift, share.IDRange = p.idMap()
+	p.cfg.Shares = append(p.cfg.Shares, share)
+	p.cfg.Boot.Root = &vmm.Root{Share: "root", ModuleTree: p.image.Path}
+	return []string{"root=root", "rootfstype=virtiofs", "rw"}, nil
+}
+
+// idMap is --private-users=, or by default the range that the owner of a
+// directory given by --directory= begins.
+func (p *plan) idMap() (shift, count uint32) {
+	if p.s.privateUsersOn {
+		return p.s.privateUsers.Shift, p.s.privateUsers.Count
+	}
+	if p.s.directory == "" || os.Geteuid() != 0 {
+		return 0, 0
+	}
+	fi, err := os.Stat(p.image.Path)
+	if err != nil {
+		return 0, 0
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
+		return st.Uid, 65536
+	}
+	return 0, 0
+}
+
+// rootDisk adds the disk image.
+func (p *plan) rootDisk() ([]string, error) {
+	s := p.s
+	disk := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral, Serial: serial(p.image.Path)}
+	disk.ReadOnly = disk.Bus == vmm.DiskCDROM
+	if s.growImage > 0 {
+		if err := grow(p.image.Path, s.growImage); err != nil {
+			return nil, err
+		}
+	}
+	p.cfg.Disks = append(p.cfg.Disks, disk)
+	mode := "rw"
+	if disk.ReadOnly || s.hasWord("ro") {
+		mode = "ro"
+	}
+	if dev, ok := s.argument("root"); ok {
+		fsType, _ := s.argument("rootfstype")
+		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: !s.hasWord("rw")}
+		return nil, nil
+	}
+	if _, ok := s.argument("mount.usr"); ok {
+		return nil, nil
+	}
+	if disk.Format != vmm.FormatRaw {
+		return nil, errors.New("the partitions of a qcow2 image cannot be found yet, give root=… as a kernel argument")
+	}
+	root, part, err := dissect(p.image.Path)
+	if err != nil {
+		return nil, err
+	}
+	if part.ReadOnly {
+		mode = "ro"
+	}
+	if strings.HasPrefix(root, "root=") {
+		p.cfg.Boot.Root = &vmm.Root{Device: partitionDevice(disk.Bus, part.Number), ReadOnly: mode == "ro"}
+	}
+	return []string{root, mode}, nil
+}
+
+// dissect reads a raw image's partition table.
+func dissect(path string) (string, *image.Partition, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", nil, pathError(err)
+	}
+	defer f.Close()
+	parts, err := image.ReadTable(f)
+	if err != nil && !errors.Is(err, image.ErrNoTable) {
+		return "", nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return image.RootArgument(parts)
+}
+
+// partitionDevice is the name of a partition of the first disk.
+func partitionDevice(bus vmm.DiskBus, number int) string {
+	prefix := map[vmm.DiskBus]string{vmm.DiskVirtioBlk: "/dev/vda", vmm.DiskVirtioSCSI: "/dev/sda", vmm.DiskNVMe: "/dev/nvme0n1p", vmm.DiskCDROM: "/dev/sr0"}[bus]
+	return fmt.Sprintf("%s%d", prefix, number)
+}
+
+func diskFormat(s string) vmm.DiskFormat {
+	if s == "qcow2" {
+		return vmm.FormatQcow2
+	}
+	return vmm.FormatRaw
+}
+
+func diskBus(s string) vmm.DiskBus {
+	return map[string]vmm.DiskBus{"virtio-blk": vmm.DiskVirtioBlk, "virtio-scsi": vmm.DiskVirtioSCSI, "nvme": vmm.DiskNVMe, "scsi-cd": vmm.DiskCDROM}[s]
+}
+
+// maxSerial is the length of a virtio-blk serial number (virtio 1.2 §5.2.6).
+const maxSerial = 20
+
+// serial names a disk after its image, so that the guest has a
+// /dev/disk/by-id link for it.
+func serial(path string) string {
+	name := filepath.Base(path)
+	if len(name) <= maxSerial {
+		return name
+	}
+	h := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(h[:])[:maxSerial]
+}
+
+// grow makes an image file at least size bytes long, rounded up to 4096.
+func grow(path string, size uint64) error {
+	const block = 4096
+	if size > 1<<62 {
+		return errors.New("option --grow-image: the size is out of range")
+	}
+	size = (size + block - 1) &^ (block - 1)
+	fi, err := os.Stat(path)
+	if err != nil {
+		return pathError(err)
+	}
+	if !fi.Mode().IsRegular() || uint64(fi.Size()) >= size {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cannot grow the image: %w", pathError(err))
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(size)); err != nil {
+		return fmt.Errorf("cannot grow the image: %w", pathError(err))
+	}
+	return f.Sync()
+}
+
+// addDrives adds the --extra-drive= disks.
+func (p *plan) addDrives() error {
+	for _, d := range p.s.extraDrives {
+		im, err := image.Open(d.Path)
+		if err != nil {
+			return fmt.Errorf("option --extra-drive: %w", pathError(err))
+		}
+		if im.Directory {
+			return fmt.Errorf("option --extra-drive: %s is a directory", d.Path)
+		}
+		typ := d.Type
+		if typ == "" {
+			typ = p.s.diskType
+		}
+		bus := diskBus(typ)
+		p.cfg.Disks = append(p.cfg.Disks, vmm.Disk{Path: d.Path, Format: diskFormat(d.Format), Bus: bus, ReadOnly: bus == vmm.DiskCDROM,
+			Discard: p.s.discard, Ephemeral: p.s.ephemeral, Serial: serial(d.Path)})
+	}
+	return nil
+}
+
+// addBinds shares the --bind= directories and files and lets systemd in the
+// guest mount them, by an fstab in the credential fstab.extra.
+func (p *plan) addBinds() error {
+	var fstab strings.Builder
+	for i, b := range p.s.binds {
+		fi, err := os.Stat(b.Source)
+		if err != nil {
+			return fmt.Errorf("option --bind: %w", pathError(err))
+		}
+		tag, mode := fmt.Sprintf("mnt%d", i), "rw"
+		if b.ReadOnly {
+			mode = "ro"
+		}
+		switch {
+		case fi.IsDir():
+			fmt.Fprintf(&fstab, "%s %s virtiofs %s,x-initrd.mount\n", tag, fstabEscape(b.Target), mode)
+		case fi.Mode().IsRegular():
+			// A virtio-fs root is a directory: mount it aside and bind the file.
+			aside := "/run/vmhost/" + tag
+			fmt.Fprintf(&fstab, "%s %s virtiofs %s\n", tag, aside, mode)
+			fmt.Fprintf(&fstab, "%s %s none bind,%s,x-systemd.requires-mounts-for=%s\n", fstabEscape(filepath.Join(aside, filepath.Base(b.Source))), fstabEscape(b.Target), mode, aside)
+		default:
+			return fmt.Errorf("option --bind: %s is neither a directory nor a regular file", b.Source)
+		}
+		p.cfg.Shares = append(p.cfg.Shares, vmm.Share{Tag: tag, Path: b.Source, ReadOnly: b.ReadOnly})
+	}
+	if fstab.Len() == 0 {
+		return nil
+	}
+	return p.s.credentials.Append("fstab.extra", []byte(fstab.String()))
+}
+
+// fstabEscape writes what separates fields of an fstab as octal numbers.
+func fstabEscape(s string) string {
+	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`).Replace(s)
+}
+
+// addNetwork adds the network card.
+func (p *plan) addNetwork() error {
+	s := p.s
+	if !s.networkTAP && !s.networkUser {
+		return nil
+	}
+	nic := vmm.NIC{}
+	if v := os.Getenv("SYSTEMD_VMSPAWN_NETWORK_MAC"); v != "" {
+		mac, err := identity.ParseMAC(v)
+		if err != nil {
+			return fmt.Errorf("$SYSTEMD_VMSPAWN_NETWORK_MAC: %w", err)
+		}
+		nic.MAC = mac
+	} else {
+		id, err := identity.HostID("")
+		if err != nil {
+			id = sha256Half(p.name) // a host without an identity of its own
+		}
+		nic.MAC = identity.MAC(id, p.name)
+	}
+	for _, f := range s.ports {
+		nic.Ports = append(nic.Ports, vmm.Port{UDP: f.UDP, Host: f.Host.Addr(), From: f.Host.Port(), Guest: f.Port})
+	}
+	if s.networkTAP {
+		tap, err := openTAP(identity.TapName(p.name))
+		if err != nil {
+			return err
+		}
+		nic.TAP = tap
+	}
+	p.cfg.NICs = append(p.cfg.NICs, nic)
+	return nil
+}
+
+func sha256Half(s string) (id [16]byte) {
+	h := sha256.Sum256([]byte(s))
+	copy(id[:], h[:])
+	return id
+}
+
+// openTAP makes the machine's TAP device, or takes it over if the
+// administrator made it before.
+func openTAP(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("option --network-tap: /dev/net/tun cannot be opened: %w", err)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		unix.Close(fd)
+		if errors.Is(err, unix.EPERM) {
+			return nil, errors.New("option --network-tap needs root privileges, use --network-user-mode instead")
+		}
+		return nil, fmt.Errorf("option --network-tap: cannot make the interface %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

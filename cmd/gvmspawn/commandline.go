@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+)
+
+// maxCommandLine is COMMAND_LINE_SIZE of x86 Linux, with the NUL.
+const maxCommandLine = 2048
+
+// commandLine builds the kernel command line: the console, the boot entry's
+// options, the user's arguments, the root file system (vmspawn's order).
+func (s *settings) commandLine(options, root []string) (string, error) {
+	var words []string
+	device := map[string]string{"virtio": "hvc0", "serial": "ttyS0"}[s.transport]
+	if s.console != "headless" {
+		if t := os.Getenv("TERM"); validTerm(t) {
+			words = append(words, "TERM="+t, "systemd.tty.term."+device+"="+t)
+		}
+		words = append(words, "console="+device)
+	}
+	words = append(append(append(words, options...), s.args...), root...)
+	line := strings.Join(words, " ")
+	if len(line) >= maxCommandLine {
+		return "", errors.New("the kernel command line is longer than 2047 bytes, give fewer arguments")
+	}
+	return line, nil
+}
+
+// validTerm reports whether t can be the guest's $TERM, too.
+func validTerm(t string) bool {
+	return t != "" && t != "unknown" && len(t) < 64 &&
+		strings.Trim(t, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-+._") == ""
+}
+
+// argument returns the value of the last kernel argument NAME=VALUE, and
+// whether there is one.
+func (s *settings) argument(name string) (value string, found bool) {
+	for _, a := range s.args {
+		for w := range strings.FieldsSeq(a) {
+			if v, ok := strings.CutPrefix(w, name+"="); ok {
+				value, found = v, true
+			}
+		}
+	}
+	return value, found
+}
+
+// rootWords are the arguments that say what the root file system is.
+var rootWords = []string{"root", "rootfstype", "rootflags", "ro", "rw", "resume", "roothash", "mount.usr", "mount.usrfstype", "mount.usrflags", "usrhash"}
+
+// withoutRoot drops them from a boot entry's options: they are about the disk
+// that the entry was made for.
+func withoutRoot(options []string) []string {
+	var kept []string
+	for _, o := range options {
+		name, _, _ := strings.Cut(o, "=")
+		if !slices.Contains(rootWords, name) {
+			kept = append(kept, o)
+		}
+	}
+	return kept
+}
+
+// hasWord reports whether word is one of the kernel arguments.
+func (s *settings) hasWord(word string) bool {
+	for _, a := range s.args {
+		for w := range strings.FieldsSeq(a) {
+			if w == word {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,90 @@
+// Command gvmspawn boots a directory or a disk image as a virtual machine.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
+)
+
+func main() { os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
+
+// exitFailure is the exit status of every error of ours.
+const exitFailure = 1
+
+// command is one call of the program.
+type command struct {
+	name           string // as which we were called
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// run is the program. It returns the exit status: the guest's if it sent one,
+// 1 after an error of ours or a crash of the guest, else 0.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if terminal.RunGuard() {
+		return 0
+	}
+	c := &command{"gvmspawn", stdin, stdout, stderr}
+	if len(args) > 0 {
+		c.name = filepath.Base(args[0])
+		args = args[1:]
+	}
+	status, err := c.main(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", c.name, err)
+		return exitFailure
+	}
+	return status
+}
+
+func (c *command) main(args []string) (int, error) {
+	s := newSettings()
+	if err := s.parse(args); err != nil {
+		return exitFailure, err
+	}
+	switch {
+	case s.help:
+		return 0, c.help(s)
+	case s.version:
+		fmt.Fprintf(c.stdout, "gvmspawn %s\n", version())
+		return 0, nil
+	case s.list == "firmware":
+		listFirmware(c.stdout, firmwareDirectories())
+		return 0, nil
+	case s.list == "firmware-features":
+		listFirmwareFeatures(c.stdout)
+		return 0, nil
+	}
+	return c.spawn(s)
+}
+
+// version is the module's version, and the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	v := info.Main.Version
+	for _, kv := range info.Settings {
+		if kv.Key == "vcs.revision" && v == "(devel)" {
+			v += " " + kv.Value[:min(len(kv.Value), 12)]
+		}
+	}
+	return v
+}
+
+// logSettings reads the environment's wishes for messages, and says what is
+// wrong with them.
+func (c *command) logSettings() logging.Settings {
+	ls, problems := logging.FromEnvironment(os.Getenv, isTerminal(c.stderr))
+	for _, p := range problems {
+		fmt.Fprintln(c.stderr, p)
+	}
+	return ls
+}

@@ -1,0 +1,448 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/identity"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/notify"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
+	"github.com/gvmspawn/gvmspawn/vmm"
+)
+
+// sigPowerOff is SIGRTMIN+4, which asks systemd's programs to power off. The
+// kernel's first real-time signal is 32; the C library keeps two for itself.
+const sigPowerOff = unix.Signal(34 + 4)
+
+// notifyPort is the host's vsock port for the guest's notifications. The guest
+// learns it from a credential; being userspace, it cannot be taken.
+const notifyPort = 9999
+
+// notifyTimeout is how long a guest may take to send one notification.
+const notifyTimeout = 30 * time.Second
+
+// session is a machine from its first boot to its end, over reboots.
+type session struct {
+	*plan
+	log      *slog.Logger
+	messages *messages
+	colors   logging.Settings
+	term     *terminal.Terminal
+	input    *vmm.Input // nil: none
+	manager  notify.Manager
+	cancel   context.CancelFunc // kills the machine
+
+	mu         sync.Mutex // guards what follows
+	machine    *vmm.Machine
+	stopping   bool
+	exitStatus int // as the guest reported, 0 if it did not
+}
+
+// spawn runs a machine to its end and returns the exit status.
+func (c *command) spawn(s *settings) (int, error) {
+	manager := notify.FromEnvironment()
+	status, err := c.spawnFor(s, manager)
+	if err != nil {
+		var errno unix.Errno
+		if !errors.As(err, &errno) {
+			errno = unix.EIO
+		}
+		manager.Send(fmt.Sprintf("ERRNO=%d", int(errno))) //nolint:errcheck // the error itself is reported
+		return status, err
+	}
+	if err := manager.Send(fmt.Sprintf("EXIT_STATUS=%d", status), "STATUS=VM terminated."); err != nil {
+		fmt.Fprintf(c.stderr, "%s: %v\n", c.name, err)
+	}
+	return status, nil
+}
+
+func (c *command) spawnFor(s *settings, manager notify.Manager) (int, error) {
+	p, err := newPlan(s)
+	if err != nil {
+		return exitFailure, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r := &session{plan: p, manager: manager, cancel: cancel, messages: &messages{w: c.stderr}, colors: c.logSettings()}
+	defer r.close()
+	r.log = logging.New(r.colors, r.messages)
+	if err := r.connectVsock(); err != nil {
+		return exitFailure, err
+	}
+	if err := r.assemble(r.log); err != nil {
+		return exitFailure, err
+	}
+	defer r.watchSignals()()
+	r.welcome(c)
+	if err := r.openConsole(ctx, c); err != nil {
+		return exitFailure, err
+	}
+	defer r.closeConsole(c)
+	_, err = r.run(ctx)
+	r.closeConsole(c)
+	if err != nil {
+		return exitFailure, err
+	}
+	status := r.status()
+	if status != 0 {
+		r.log.Info(fmt.Sprintf("Non-zero exit code received: %d", status))
+	}
+	return status, nil
+}
+
+// messages is where messages of ours go: the standard error, past the
+// terminal while that is in raw mode.
+type messages struct {
+	mu sync.Mutex // guards w
+	w  io.Writer
+}
+
+func (m *messages) Write(p []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.w.Write(p)
+}
+
+func (m *messages) redirect(w io.Writer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.w = w
+}
+
+// openConsole takes the terminal over.
+func (r *session) openConsole(ctx context.Context, c *command) (err error) {
+	o := terminal.Options{ReadOnly: r.s.console == "read-only", Reset: r.colors.Color, Guard: true}
+	if r.s.console == "native" {
+		o.Monitor = r.monitor
+	}
+	if r.s.console == "headless" {
+		r.term, err = terminal.Open(nil, io.Discard, terminal.Options{ReadOnly: true})
+	} else {
+		r.term, err = terminal.Open(c.stdin, c.stdout, o)
+	}
+	if err != nil {
+		return err
+	}
+	if r.s.console != "headless" && !o.ReadOnly {
+		r.input = vmm.NewInput(r.term)
+	}
+	r.messages.redirect(r.term.Lines(c.stderr))
+	r.term.OnResize(r.resize)
+	go r.watchTerminal(ctx)
+	return nil
+}
+
+// closeConsole gives the terminal back.
+func (r *session) closeConsole(c *command) {
+	r.messages.redirect(c.stderr)
+	if err := r.term.Close(); err != nil {
+		r.log.Warn("Cannot restore the terminal", "error", err)
+	}
+}
+
+// welcome says what is about to happen.
+func (r *session) welcome(c *command) {
+	if r.s.quiet {
+		return
+	}
+	w := r.messages
+	fmt.Fprintf(w, "░ Spawning VM %s on %s.\n", r.name, r.image.Path)
+	switch {
+	case r.s.console == "native":
+		fmt.Fprintf(w, "░ Press Ctrl-a x to kill VM, Ctrl-a c for the monitor.\n")
+	case r.s.console == "interactive" && isTerminal(c.stdin):
+		fmt.Fprintf(w, "░ Press Ctrl-] three times within 1s to kill VM.\n")
+	}
+}
+
+// connectVsock gives the guest the address for its notifications.
+func (r *session) connectVsock() error {
+	if r.s.vsock == arg.No {
+		return nil
+	}
+	return r.s.credentials.AddDefault("vmm.notify_socket", fmt.Appendf(nil, "vsock-stream:2:%d", notifyPort))
+}
+
+// vsock is the machine's vsock device, or nil.
+func (r *session) vsock() *vmm.Vsock {
+	if r.s.vsock == arg.No {
+		return nil
+	}
+	cid := r.s.vsockCID
+	if cid == 0 {
+		cid = identity.CID(r.name, 0)
+	}
+	return &vmm.Vsock{CID: cid, Accept: map[uint32]func(net.Conn){notifyPort: r.guestNotifies}}
+}
+
+// guestNotifies reads one notification of the guest and acts on it.
+func (r *session) guestNotifies(c net.Conn) {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(notifyTimeout)) //nolint:errcheck // then the guest only holds one connection
+	m, err := notify.Read(c)
+	if err != nil {
+		r.log.Warn("Ignoring a notification of the guest", "error", err)
+		return
+	}
+	if m.Bad != "" {
+		r.log.Warn("Ignoring a field of a notification that cannot be parsed", "field", m.Bad)
+	}
+	if m.ExitStatus >= 0 {
+		r.mu.Lock()
+		r.exitStatus = m.ExitStatus
+		r.mu.Unlock()
+	}
+	var fields []string
+	if m.Ready && r.s.notifyReady {
+		fields = append(fields, "READY=1")
+	}
+	switch {
+	case m.Status != "":
+		fields = append(fields, "STATUS=VM running: "+m.Status)
+	case m.Ready:
+		fields = append(fields, "STATUS=VM running.")
+	}
+	if len(fields) > 0 {
+		r.tell(fields...)
+	}
+}
+
+// tell sends to our service manager and logs a failure.
+func (r *session) tell(fields ...string) {
+	if err := r.manager.Send(fields...); err != nil {
+		r.log.Warn(err.Error())
+	}
+}
+
+func (r *session) status() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exitStatus
+}
+
+// run boots the machine until it ends for another reason than a reboot.
+func (r *session) run(ctx context.Context) (vmm.End, error) {
+	stop := r.feedWatchdog()
+	defer stop()
+	for {
+		end, err := r.boot(ctx)
+		if err != nil || end != vmm.EndReboot || r.isStopping() {
+			return end, err
+		}
+		r.mu.Lock()
+		r.exitStatus = 0
+		r.mu.Unlock()
+		r.log.Debug("The guest reboots.")
+	}
+}
+
+// boot is one boot of the machine.
+func (r *session) boot(ctx context.Context) (vmm.End, error) {
+	cfg := r.cfg
+	cfg.Vsock = r.vsock()
+	cfg.Console = vmm.Console{Transport: consoleTransport(r.s), Out: r.term, In: r.input}
+	cfg.Console.Columns, cfg.Console.Rows = r.term.Size()
+	m, err := vmm.New(cfg)
+	if err != nil {
+		return vmm.EndCrash, err
+	}
+	defer m.Close()
+	if name, why := m.Engine(); why != "" {
+		r.log.Log(ctx, logging.LevelNotice, why, "engine", name)
+	}
+	r.mu.Lock()
+	r.machine = m
+	if r.stopping {
+		r.cancel()
+	}
+	r.mu.Unlock()
+	r.started(cfg.Vsock != nil)
+	end, err := m.Run(ctx)
+	r.mu.Lock()
+	r.machine = nil
+	r.mu.Unlock()
+	return end, err
+}
+
+// started tells our manager that the machine exists.
+func (r *session) started(guestWillNotify bool) {
+	fields := []string{"STATUS=VM started.", fmt.Sprintf("X_VMSPAWN_LEADER_PID=%d", os.Getpid())}
+	if !r.s.notifyReady || !guestWillNotify {
+		fields = append(fields, "READY=1")
+	}
+	r.tell(fields...)
+}
+
+func consoleTransport(s *settings) vmm.ConsoleTransport {
+	switch {
+	case s.console == "headless":
+		return vmm.ConsoleNone
+	case s.transport == "serial":
+		return vmm.ConsoleSerial
+	}
+	return vmm.ConsoleVirtio
+}
+
+// feedWatchdog pings our manager's watchdog, if it has one.
+func (r *session) feedWatchdog() (stop func()) {
+	every := r.manager.WatchdogInterval()
+	if every == 0 {
+		return func() {}
+	}
+	t := time.NewTicker(every)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-t.C:
+				r.tell("WATCHDOG=1")
+			case <-done:
+				t.Stop()
+				return
+			}
+		}
+	}()
+	return func() { close(done) }
+}
+
+// resize passes the window's size on to the guest.
+func (r *session) resize(columns, rows uint16) {
+	r.mu.Lock()
+	m := r.machine
+	r.mu.Unlock()
+	if m != nil {
+		m.Resize(columns, rows)
+	}
+}
+
+func (r *session) isStopping() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopping
+}
+
+// watchSignals makes signals stop the machine. A SIGHUP that was ignored when
+// we started, as under nohup, stays ignored.
+func (r *session) watchSignals() (stop func()) {
+	c := make(chan os.Signal, 4)
+	signals := []os.Signal{unix.SIGINT, unix.SIGTERM, sigPowerOff}
+	if !signal.Ignored(unix.SIGHUP) {
+		signals = append(signals, unix.SIGHUP)
+	}
+	signal.Notify(c, signals...)
+	signal.Ignore(unix.SIGPIPE)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case s := <-c:
+				r.stop(fmt.Sprintf("Received %v", s))
+			case <-done:
+				signal.Stop(c)
+				return
+			}
+		}
+	}()
+	return func() { close(done) }
+}
+
+// watchTerminal makes the escape keys and a lost terminal stop the machine.
+func (r *session) watchTerminal(ctx context.Context) {
+	for {
+		select {
+		case e := <-r.term.Events():
+			if e == terminal.Kill {
+				r.cancel()
+				return
+			}
+			if !r.isStopping() {
+				r.stop("The terminal is gone")
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// stop powers the machine off: by its power button at first, by force when
+// asked again, when the button does not exist or after the time-out.
+func (r *session) stop(why string) {
+	r.mu.Lock()
+	again, m := r.stopping, r.machine
+	r.stopping = true
+	r.mu.Unlock()
+	switch {
+	case again:
+		r.announce(why + " again, killing the machine.")
+		r.cancel()
+	case m == nil:
+		r.cancel()
+	default:
+		r.powerOff(m, why)
+	}
+}
+
+func (r *session) powerOff(m *vmm.Machine, why string) {
+	r.announce(why + ", powering the machine off; once more kills it.")
+	r.tell("STOPPING=1", "STATUS=VM powering off.")
+	if err := m.PowerButton(); err != nil {
+		r.announce(fmt.Sprintf("The power button does not work (%v), killing the machine.", err))
+		r.cancel()
+		return
+	}
+	if t := r.s.stopTimeout; t > 0 {
+		time.AfterFunc(time.Duration(t)*time.Second, func() {
+			r.announce(fmt.Sprintf("The machine did not power off within %d s, killing it.", t))
+			r.cancel()
+		})
+	}
+}
+
+func (r *session) announce(message string) {
+	if !r.s.quiet {
+		r.log.Info(message)
+	}
+}
+
+// monitor answers a line typed to the monitor of --console=native.
+func (r *session) monitor(line string, w io.Writer) {
+	r.mu.Lock()
+	m := r.machine
+	r.mu.Unlock()
+	if m == nil {
+		fmt.Fprintln(w, "The machine is not running.")
+		return
+	}
+	var err error
+	switch line {
+	case "stop":
+		err = m.Pause()
+	case "cont", "c":
+		err = m.Resume()
+	case "system_powerdown", "powerdown":
+		err = m.PowerButton()
+	case "nmi":
+		err = m.NMI()
+	case "quit", "q":
+		r.cancel()
+	case "help":
+		fmt.Fprintln(w, "stop, cont, powerdown, nmi, quit")
+	default:
+		fmt.Fprintf(w, "Unknown command %s, try help.\n", arg.Printable(line))
+	}
+	if err != nil {
+		fmt.Fprintf(w, "Error: %v\n", err)
+	}
+}

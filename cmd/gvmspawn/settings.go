@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/credential"
+)
+
+// settings are the command line's wishes, checked one by one as they are
+// parsed and together by check.
+type settings struct {
+	// What to do instead of running a machine.
+	help, version, noPager bool
+	list                   string // "firmware" or "firmware-features"
+
+	quiet bool
+
+	// Image.
+	directory, image, machine string
+	ephemeral                 bool
+	imageFormat               string
+	diskType                  string
+	discard                   bool
+	growImage                 uint64
+	extraDrives               []arg.Drive
+
+	// Host.
+	cpus                         arg.Topology
+	ram                          arg.Memory
+	kvm, vsock, tpm              arg.Tristate
+	vsockCID                     uint32
+	networkTAP, networkUser      bool
+	ports                        []arg.Forward
+	firmware                     string
+	secureBoot                   arg.Tristate
+	linux                        string
+	initrds                      []string
+	smbios11                     []string
+	uuid                         arg.UUID
+	deterministic, kaslr, noINIT bool
+	seed                         uint64
+	gdb                          string
+	dax                          uint64
+
+	// Properties and system integration.
+	register       arg.Tristate
+	keepUnit       bool
+	slice          string
+	properties     []string
+	system, user   bool
+	noAskPassword  bool
+	notifyReady    bool
+	stopTimeout    uint64 // seconds
+	privateUsers   arg.UIDRange
+	privateUsersOn bool
+	binds          []arg.Bind
+	bindUsers      []string
+	bindUserShell  string
+	bindUserGroups []string
+
+	// Journal.
+	forwardJournal string
+	journalLimits  journalLimits
+
+	// SSH.
+	passSSHKey bool
+	sshKeyType string
+
+	// Console.
+	console       string
+	transport     string
+	background    string
+	backgroundSet bool
+
+	credentials credential.Set
+	args        []string // of the kernel
+}
+
+// journalLimits are the --forward-journal-… options, 0 for not given.
+type journalLimits struct{ maxUse, keepFree, maxFileSize, maxFiles uint64 }
+
+// newSettings returns the defaults.
+func newSettings() *settings {
+	return &settings{
+		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk",
+		firmware: "auto", notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
+		stopTimeout: 90,
+	}
+}
+
+// check refuses what does not fit together.
+func (s *settings) check() error {
+	if s.directory != "" && s.image != "" {
+		return errors.New("options --directory= and --image= cannot be combined, give one of them")
+	}
+	if len(s.initrds) > 0 && s.linux == "" {
+		return errors.New("option --initrd= cannot be used without --linux=")
+	}
+	if s.privateUsersOn && s.directory == "" {
+		return errors.New("option --private-users= can only be used with --directory=")
+	}
+	if s.journalLimits != (journalLimits{}) && s.forwardJournal == "" {
+		return errors.New("the options --forward-journal-…= can only be used with --forward-journal=")
+	}
+	if (s.bindUserShell != "" || len(s.bindUserGroups) > 0) && len(s.bindUsers) == 0 {
+		return errors.New("options --bind-user-shell= and --bind-user-group= can only be used with --bind-user=")
+	}
+	if s.growImage > 0 && s.imageFormat == "qcow2" {
+		return errors.New("option --grow-image= cannot be used with --image-format=qcow2, grow the image with qemu-img")
+	}
+	if s.growImage > 0 && s.ephemeral {
+		return errors.New("options --grow-image= and --ephemeral cannot be combined: growing would change the image")
+	}
+	if len(s.ports) > 0 && !s.networkUser {
+		return errors.New("option --port= can only be used with --network-user-mode")
+	}
+	if s.forwardJournal != "" && s.vsock == arg.No {
+		return errors.New("option --forward-journal= needs vsock, drop --vsock=no")
+	}
+	return s.checkDeterministic()
+}
+
+func (s *settings) checkDeterministic() error {
+	if !s.deterministic {
+		if s.seed != 0 {
+			return errors.New("option --seed= can only be used with --deterministic")
+		}
+		return nil
+	}
+	if s.kvm == arg.Yes {
+		return errors.New("options --deterministic and --kvm=yes cannot be combined: only the software CPU is deterministic")
+	}
+	if s.cpus.CPUs > 1 {
+		return fmt.Errorf("options --deterministic and --cpus=%d cannot be combined: one CPU is the most", s.cpus.CPUs)
+	}
+	return nil
+}
