@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 )
 
@@ -23,6 +24,7 @@ const (
 const (
 	MaxCPUs = 64
 	MinRAM  = 16 << 20
+	MaxRAM  = 1 << 40
 )
 
 // Config is everything a machine is made of. The zero value of a field means
@@ -183,14 +185,17 @@ type NIC struct {
 	TAP *os.File
 	// Ports are published in user mode.
 	Ports []Port
+	// HostLoopback lets the guest reach the host's loopback at the gateway's
+	// address in user mode.
+	HostLoopback bool
 }
 
 // Port publishes a guest port on the host.
 type Port struct {
 	UDP   bool
-	Host  net.IP // nil for loopback
-	From  uint16
-	Guest uint16
+	Host  netip.Addr // invalid for 127.0.0.1
+	From  uint16     // port on the host
+	Guest uint16     // port of the guest
 }
 
 // Vsock is the host side of the guest's virtio-vsock.
