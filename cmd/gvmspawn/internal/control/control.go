@@ -1,0 +1,266 @@
+// Package control is a machine's control socket: the varlink interface
+// io.systemd.MachineInstance that machinectl and "gvmspawn stop" use, and
+// io.gvmspawn.Machine for what is ours.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/varlink"
+)
+
+// Machine is what the socket controls. Methods may be called from any goroutine.
+type Machine interface {
+	// Terminate ends the machine at once.
+	Terminate() error
+	// PowerOff presses its power button.
+	PowerOff() error
+	// Reboot resets it.
+	Reboot() error
+	Pause() error
+	Resume() error
+	// Status is whether its CPUs run, and a word: "running", "paused" or "prelaunch".
+	Status() (running bool, word string)
+	// Info is what "gvmspawn status" shows, by name.
+	Info() map[string]string
+}
+
+// Events of SubscribeEvents, as QEMU names them.
+const (
+	EventStop     = "STOP"
+	EventResume   = "RESUME"
+	EventReset    = "RESET"
+	EventShutdown = "SHUTDOWN"
+	EventReady    = "GUEST_READY"
+)
+
+const instanceDescription = `# Control of one running machine
+interface io.systemd.MachineInstance
+
+# Ends the machine at once
+method Terminate() -> ()
+# Asks the guest to power off, by its ACPI power button
+method PowerOff() -> ()
+# Resets the machine
+method Reboot() -> ()
+# Stops the virtual CPUs
+method Pause() -> ()
+# Lets them go on
+method Resume() -> ()
+method QueryStatus() -> (running: bool, status: string)
+# With "more": first a reply with ready set, then one for each event
+method SubscribeEvents(filter: ?[]string) -> (event: ?string, data: ?object, ready: ?bool)
+
+error NotConnected ()
+error NotSupported ()
+`
+
+const ownDescription = `# What io.systemd.MachineInstance lacks
+interface io.gvmspawn.Machine
+
+# Facts about the machine, for people
+method GetInfo() -> (info: [string]string)
+`
+
+// Errors of io.systemd.MachineInstance.
+const (
+	errNotConnected = "io.systemd.MachineInstance.NotConnected"
+)
+
+// Service serves a machine's control socket.
+type Service struct {
+	m Machine
+
+	mu          sync.Mutex // guards subscribers
+	subscribers map[chan event]bool
+}
+
+type event struct {
+	Event string         `json:"event,omitempty"`
+	Data  map[string]any `json:"data,omitempty"`
+	Ready bool           `json:"ready,omitempty"`
+}
+
+// New returns a service for a machine.
+func New(m Machine) *Service { return &Service{m: m, subscribers: map[chan event]bool{}} }
+
+// Listen makes the socket and serves it until the function that is returned
+// is called, which removes it.
+func (s *Service) Listen(path, version string) (stop func(), err error) {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	server := &varlink.Server{Product: "gvmspawn", Version: version, Allow: fromOwner, Methods: s.methods(),
+		Interfaces: map[string]string{"io.systemd.MachineInstance": instanceDescription, "io.gvmspawn.Machine": ownDescription}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Serve(ctx, l)
+	}()
+	return func() {
+		l.Close()
+		cancel()
+		<-done
+	}, nil
+}
+
+// fromOwner allows connections of our own user and of root.
+func fromOwner(c net.Conn) (ok bool) {
+	u, isUnix := c.(*net.UnixConn)
+	if !isUnix {
+		return false
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			ok = cred.Uid == 0 || int(cred.Uid) == os.Geteuid()
+		}
+	})
+	return err == nil && ok
+}
+
+func (s *Service) methods() map[string]varlink.Handler {
+	simple := func(f func() error) varlink.Handler {
+		return func(_ context.Context, c *varlink.Call) (any, error) {
+			if err := c.Parameters(&struct{}{}); err != nil {
+				return nil, err
+			}
+			if err := f(); err != nil {
+				return nil, &varlink.Error{Name: errNotConnected}
+			}
+			return nil, nil
+		}
+	}
+	const i = "io.systemd.MachineInstance."
+	return map[string]varlink.Handler{
+		i + "Terminate": simple(s.m.Terminate), i + "PowerOff": simple(s.m.PowerOff), i + "Reboot": simple(s.m.Reboot),
+		i + "Pause": simple(s.m.Pause), i + "Resume": simple(s.m.Resume), i + "QueryStatus": s.queryStatus, i + "SubscribeEvents": s.subscribe,
+		"io.gvmspawn.Machine.GetInfo": func(context.Context, *varlink.Call) (any, error) { return map[string]any{"info": s.m.Info()}, nil },
+	}
+}
+
+func (s *Service) queryStatus(context.Context, *varlink.Call) (any, error) {
+	running, word := s.m.Status()
+	return map[string]any{"running": running, "status": word}, nil
+}
+
+// maxEvents is how many events wait for a slow subscriber; more are dropped.
+const maxEvents = 64
+
+func (s *Service) subscribe(ctx context.Context, c *varlink.Call) (any, error) {
+	var in struct {
+		Filter []string `json:"filter"`
+	}
+	if err := c.Parameters(&in); err != nil {
+		return nil, err
+	}
+	if !c.More() {
+		return nil, &varlink.Error{Name: varlink.ErrExpectedMore}
+	}
+	events := make(chan event, maxEvents)
+	s.mu.Lock()
+	s.subscribers[events] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.subscribers, events)
+		s.mu.Unlock()
+	}()
+	if err := c.Continue(event{Ready: true}); err != nil {
+		return nil, err
+	}
+	for {
+		select {
+		case e := <-events:
+			if len(in.Filter) > 0 && !slices.Contains(in.Filter, e.Event) {
+				continue
+			}
+			if err := c.Continue(e); err != nil {
+				return nil, err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Emit tells all subscribers of an event. It never blocks.
+func (s *Service) Emit(name string, data map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.subscribers {
+		select {
+		case c <- event{Event: name, Data: data}:
+		default:
+		}
+	}
+}
+
+// Call calls a method of io.systemd.MachineInstance without parameters.
+func Call(ctx context.Context, socket, method string) error {
+	c, err := varlink.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, "io.systemd.MachineInstance."+method, nil, nil)
+}
+
+// Query returns a machine's status and the facts about it.
+func Query(ctx context.Context, socket string) (word string, info map[string]string, err error) {
+	c, err := varlink.Dial(ctx, socket)
+	if err != nil {
+		return "", nil, err
+	}
+	defer c.Close()
+	var status struct {
+		Status string `json:"status"`
+	}
+	if err := c.Call(ctx, "io.systemd.MachineInstance.QueryStatus", nil, &status); err != nil {
+		return "", nil, err
+	}
+	var out struct {
+		Info map[string]string `json:"info"`
+	}
+	if err := c.Call(ctx, "io.gvmspawn.Machine.GetInfo", nil, &out); err != nil {
+		return status.Status, nil, err
+	}
+	return status.Status, out.Info, nil
+}
+
+// Subscribe calls f with the name of each event until ctx or the machine ends.
+func Subscribe(ctx context.Context, socket string, f func(name string)) error {
+	c, err := varlink.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	return c.CallMore(ctx, "io.systemd.MachineInstance.SubscribeEvents", nil, func(raw json.RawMessage) error {
+		var e event
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return err
+		}
+		if !e.Ready {
+			f(e.Event)
+		}
+		return nil
+	})
+}
