@@ -1,0 +1,197 @@
+package fs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Window is the shared memory region of the device in guest physical memory;
+// *mem.Region of kind mem.Window is one.
+type Window interface {
+	Size() uint64
+	MapFile(at uint64, fd int, off int64, length uint64, prot int) error
+	UnmapFile(at, length uint64) error
+}
+
+// daxWindow is what is mapped in the window. The VMM itself never touches the
+// memory behind it, so a file that shrinks under its mapping can only fault a
+// CPU of the guest: see [Device.RepairWindow].
+type daxWindow struct {
+	mu       sync.Mutex // guards the rest and serialises changes of the mappings
+	win      Window
+	zero     int             // memfd of the window's size that stands in for lost pages, or 0
+	repaired map[uint64]bool // ranges (offset/daxRange) with such pages
+}
+
+// SetWindow sets the region that backs the DAX window, before the device is
+// activated. Its size is that of Config.DAXSize.
+func (d *Device) SetWindow(w Window) error {
+	if d.cfg.DAXSize == 0 || w.Size() != d.cfg.DAXSize {
+		return fmt.Errorf("virtio-fs %q: DAX window of %d bytes, configured are %d", d.cfg.Tag, w.Size(), d.cfg.DAXSize)
+	}
+	d.dax.mu.Lock()
+	defer d.dax.mu.Unlock()
+	d.dax.win, d.dax.repaired = w, make(map[uint64]bool)
+	return nil
+}
+
+// RepairWindow makes the page at byte offset off of the DAX window usable
+// again, after a CPU of the guest faulted on it: the file was truncated
+// beneath, could not be read, or is mapped read-only. Zeroed memory that
+// belongs to no file takes the place of the page and of what follows it in its
+// 2 MiB range. An error says that off is outside the window.
+func (d *Device) RepairWindow(off uint64) error {
+	w := &d.dax
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.win == nil || off >= w.win.Size() {
+		return fmt.Errorf("virtio-fs %q: no DAX window at offset %#x", d.cfg.Tag, off)
+	}
+	if w.zero == 0 {
+		fd, err := unix.MemfdCreate("virtio-fs-lost", unix.MFD_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("memory for lost pages: %w", err)
+		}
+		if err := unix.Ftruncate(fd, int64(w.win.Size())); err != nil {
+			sysClose(fd)
+			return fmt.Errorf("memory for lost pages: %w", err)
+		}
+		w.zero = fd
+	}
+	d.warn("a file shrank under a DAX mapping, the guest reads zeros", "offset", off)
+	off &^= pageSize - 1
+	w.repaired[off/daxRange] = true
+	end := (off | (daxRange - 1)) + 1
+	return w.win.MapFile(off, w.zero, int64(off), end-off, unix.PROT_READ|unix.PROT_WRITE)
+}
+
+// unmap takes the mappings of whole ranges away. Preconditions: mu is held,
+// the ranges are inside the window.
+func (w *daxWindow) unmap(off, n uint64) error {
+	for i := off / daxRange; i < (off+n)/daxRange; i++ {
+		if w.repaired[i] {
+			delete(w.repaired, i)
+			_ = unix.Fallocate(w.zero, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(i*daxRange), daxRange)
+		}
+	}
+	return w.win.UnmapFile(off, n)
+}
+
+// clear takes all mappings away.
+func (w *daxWindow) clear() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.win != nil {
+		// It can only fail for want of memory, and then the old mapping stays:
+		// the guest keeps seeing a file that it was allowed to see.
+		_ = w.unmap(0, w.win.Size())
+	}
+}
+
+func (w *daxWindow) close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.zero != 0 {
+		sysClose(w.zero)
+		w.zero = 0
+	}
+	w.win = nil
+	return nil
+}
+
+func (w *daxWindow) ready() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.win != nil
+}
+
+// inWindow reports whether the range consists of whole 2 MiB ranges inside.
+func (w *daxWindow) inWindow(off, n uint64) bool {
+	return n != 0 && (off|n)%daxRange == 0 && off < w.win.Size() && n <= w.win.Size()-off
+}
+
+// setupmapping serves SETUPMAPPING. The driver sends no handle (fh is ~0): the
+// inode is opened for the mapping, which outlives the descriptor.
+func (r *request) setupmapping() (int, unix.Errno) {
+	in := view[setupmappingIn](r.in)
+	i, e := r.node()
+	if e != 0 {
+		return 0, e
+	}
+	defer i.put()
+	flags, prot, need := unix.O_RDONLY, unix.PROT_READ, uint16(4)
+	if in.Flags&setupmappingWrite != 0 {
+		flags, prot, need = unix.O_RDWR, unix.PROT_READ|unix.PROT_WRITE, 6
+	}
+	switch {
+	case in.Flags&^(setupmappingRead|setupmappingWrite) != 0:
+		return 0, unix.EINVAL
+	case !i.isFile():
+		return 0, unix.EINVAL
+	case in.FOffset%daxRange != 0 || in.Len > maxOffset || in.FOffset > maxOffset-in.Len:
+		return 0, unix.EINVAL
+	case flags == unix.O_RDWR && r.d.cfg.ReadOnly:
+		return 0, unix.EROFS
+	}
+	if e := r.mayUse(i, need); e != 0 {
+		return 0, e
+	}
+	fd, e := sysOpenat(r.d.host.proc, r.proc(i.fd), flags|unix.O_NONBLOCK, 0)
+	if e != 0 {
+		return 0, hideLimit(e)
+	}
+	defer sysClose(fd)
+	return 0, r.d.dax.mapFile(fd, in, prot)
+}
+
+func (w *daxWindow) mapFile(fd int, in *setupmappingIn, prot int) unix.Errno {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.win == nil || !w.inWindow(in.MOffset, in.Len) {
+		return unix.EINVAL
+	}
+	for i := in.MOffset / daxRange; i < (in.MOffset+in.Len)/daxRange; i++ {
+		if w.repaired[i] {
+			_ = w.unmap(i*daxRange, daxRange)
+		}
+	}
+	return errnoOf(w.win.MapFile(in.MOffset, fd, int64(in.FOffset), in.Len, prot))
+}
+
+// removemapping serves REMOVEMAPPING; it goes by what is there, not by the count.
+func (r *request) removemapping() (int, unix.Errno) {
+	left := view[removemappingIn](r.in).Count
+	if uint64(left)*uint64(sizeOf[removemappingOne]()) != uint64(len(r.in)-sizeOf[removemappingIn]()) {
+		return 0, unix.EINVAL
+	}
+	w := &r.d.dax
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for b := r.in[sizeOf[removemappingIn]():]; len(b) > 0; b = b[sizeOf[removemappingOne]():] {
+		// The entries follow a 4-byte count: they are not aligned.
+		one := removemappingOne{MOffset: binary.LittleEndian.Uint64(b), Len: binary.LittleEndian.Uint64(b[8:])}
+		if w.win == nil || !w.inWindow(one.MOffset, one.Len) {
+			return 0, unix.EINVAL
+		}
+		if err := w.unmap(one.MOffset, one.Len); err != nil {
+			return 0, errnoOf(err)
+		}
+	}
+	return 0, 0
+}
+
+// errnoOf finds the system's error in err, or EIO.
+func errnoOf(err error) unix.Errno {
+	var e unix.Errno
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return e
+	}
+	return unix.EIO
+}

@@ -1,0 +1,38 @@
+package fs
+
+import "golang.org/x/sys/unix"
+
+// With an IDMap the guest's root is not the host's: what belongs to a host user
+// outside the map is used as others may, as in a user namespace. (The guest's
+// kernel sees the overflow user and lets its root override the mode; the
+// device has all rights on the host. So the check is here.)
+
+// foreign reports whether i belongs to nobody the guest has. It fills r.st.
+func (r *request) foreign(i *inode) (bool, unix.Errno) {
+	ids := r.d.host.ids
+	if ids.Range == 0 || i.synthetic() {
+		return false, 0
+	}
+	if e := sysFstatx(i.fd, &r.st); e != 0 {
+		return false, e
+	}
+	return r.st.Uid-ids.Shift >= ids.Range, 0
+}
+
+// mayChange checks a change of attributes, which takes the owner.
+func (r *request) mayChange(i *inode) unix.Errno {
+	foreign, e := r.foreign(i)
+	if e == 0 && foreign {
+		return unix.EPERM
+	}
+	return e
+}
+
+// mayUse checks reading (4), writing (2) and searching (1).
+func (r *request) mayUse(i *inode, bits uint16) unix.Errno {
+	foreign, e := r.foreign(i)
+	if e == 0 && foreign && r.st.Mode&bits != bits {
+		return unix.EACCES
+	}
+	return e
+}

@@ -1,0 +1,122 @@
+package fs
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+)
+
+// Workers of one queue at most, not counting those that wait for a lock. Each
+// is a goroutine, and an OS thread only while its request blocks in the kernel.
+const (
+	requestWorkers = 32
+	hiprioWorkers  = 2
+)
+
+// stallAfter is how long a request may keep its queue to itself. A warm
+// LOOKUP, GETATTR or READ takes a few microseconds.
+const stallAfter = 200 * time.Microsecond
+
+// queue serves one virtqueue by leader and followers. The leader waits for
+// chains and serves them in place, so that a fast request costs no goroutine
+// switch. When a request is going to block (detach) or turns out to (the stall
+// timer), the lead passes on to another worker and the request goes on beside it.
+type queue struct {
+	dev   *Device
+	run   *run
+	vq    *virtq.Queue
+	limit int32
+
+	lead    sync.Mutex   // held by the leader; released by it or its stall timer
+	idle    atomic.Int32 // workers that want the lead
+	workers atomic.Int32 // workers, without those that wait for a lock
+}
+
+// worker is a goroutine with the state of one request, which it reuses.
+type worker struct {
+	q     *queue
+	req   request
+	stall *time.Timer
+	// detached is set when the request has given up the lead itself.
+	detached bool
+}
+
+// spawn starts another worker.
+func (q *queue) spawn() {
+	q.workers.Add(1)
+	q.run.wg.Add(1)
+	go q.work()
+}
+
+func (q *queue) work() {
+	defer q.run.wg.Done()
+	defer q.workers.Add(-1)
+	w := &worker{q: q}
+	w.req.init(q.dev, w)
+	w.stall = time.AfterFunc(time.Hour, q.passOn)
+	w.stall.Stop()
+	q.takeLead()
+	for q.vq.Wait() {
+		for q.vq.Pop(&w.req.chain) {
+			w.serve()
+		}
+	}
+	q.lead.Unlock()
+}
+
+func (q *queue) takeLead() {
+	q.idle.Add(1)
+	q.lead.Lock()
+	q.idle.Add(-1)
+}
+
+// passOn gives the lead to another worker, a new one if need be and possible.
+// It runs at most once for each request: from detach or from the stall timer.
+// The worker it acts for is alive until it has the lead again.
+func (q *queue) passOn() {
+	if q.idle.Load() == 0 && q.workers.Load() < q.limit {
+		q.spawn()
+	}
+	q.lead.Unlock()
+}
+
+// serve runs the request in w.req.chain. Preconditions: w has the lead, and
+// has it again on return.
+func (w *worker) serve() {
+	w.detached = false
+	w.stall.Reset(stallAfter)
+	n := w.req.serve()
+	w.q.vq.Push(&w.req.chain, n)
+	w.q.vq.Notify()
+	if w.detached || !w.stall.Stop() {
+		w.q.takeLead()
+	}
+}
+
+// detach is called by a request that is going to block: others go on without it.
+func (w *worker) detach() {
+	if w == nil || w.detached {
+		return
+	}
+	w.detached = true
+	if w.stall.Stop() {
+		w.q.passOn()
+	}
+}
+
+// park and unpark enclose a wait of any length, for a lock: the worker does not
+// count against the limit meanwhile.
+func (w *worker) park() {
+	w.detach()
+	if w != nil {
+		w.q.workers.Add(-1)
+	}
+}
+
+func (w *worker) unpark() {
+	if w != nil {
+		w.q.workers.Add(1)
+	}
+}
