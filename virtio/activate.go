@@ -51,7 +51,8 @@ func (c *Core) open(act *activation, i int) (virtq.Bell, *virtq.Queue, error) {
 	q, err := virtq.New(virtq.Config{
 		Mem: c.mem, Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used,
 		EventIdx: c.driver.Has(FRingEventIdx), Indirect: c.driver.Has(FRingIndirectDesc),
-		Bell: bell, Interrupt: func() { act.interrupt(i) },
+		Packed: c.driver.Has(FRingPacked),
+		Bell:   bell, Interrupt: func() { act.interrupt(i) },
 		Broken: func(err error) { act.fail(fmt.Errorf("queue %d: %w", i, err)) },
 	})
 	if err != nil {

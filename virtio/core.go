@@ -246,12 +246,12 @@ func (c *Core) settable(i uint32) *Ring {
 }
 
 // SetRingSize sets the size of queue i. A size that the queue cannot have is
-// ignored (§4.1.4.3.2: "The driver MUST NOT write a value which is not a power
-// of 2 to queue_size").
+// ignored (§4.1.4.3.2: "If VIRTIO_F_RING_PACKED has not been negotiated, the
+// driver MUST NOT write a value which is not a power of 2 to queue_size").
 func (c *Core) SetRingSize(i, size uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.settable(i); r != nil && size != 0 && size <= uint32(r.Max) && size&(size-1) == 0 {
+	if r := c.settable(i); r != nil && size <= uint32(r.Max) && virtq.ValidSize(size, c.driver.Has(FRingPacked)) {
 		r.Size = uint16(size)
 	}
 }

@@ -76,7 +76,12 @@ func (r *rig) negotiate() {
 func (r *rig) start() {
 	r.Helper()
 	r.negotiate()
-	r.d = virtqtest.New(r.T, 16, virtqtest.Options{Memory: r.mem, EventIdx: true, Indirect: true, NoQueue: true})
+	packed := r.Offered().Has(virtio.FRingPacked)
+	size := uint16(16)
+	if packed {
+		size = 11
+	}
+	r.d = virtqtest.New(r.T, size, virtqtest.Options{Memory: r.mem, EventIdx: true, Indirect: true, Packed: packed, NoQueue: true})
 	r.program(0, r.d.Config)
 	r.SetStatus(ack | drv | fok | dok)
 	if s := r.Status(); s != ack|drv|fok|dok {
@@ -200,6 +205,20 @@ func TestRequests(t *testing.T) {
 	a := r.dev.Activation()
 	if a.Queues[1] != nil || !a.Features.Has(virtiotest.FakeFeature) {
 		t.Errorf("queue 1 is %v, features %#x", a.Queues[1], a.Features)
+	}
+}
+
+// With RING_PACKED negotiated the ring is packed and its size any number.
+func TestPacked(t *testing.T) {
+	r := newRig(t, new(virtiotest.Fake))
+	r.Core = virtio.NewCore(r.dev, r.mem.Memory, r.w, virtio.Bits(virtio.FRingPacked), nil)
+	t.Cleanup(r.Core.Close)
+	r.start()
+	if got, _ := r.Ring(0); got.Size != 11 {
+		t.Errorf("size %d", got.Size)
+	}
+	for range 100 {
+		r.request()
 	}
 }
 

@@ -23,6 +23,8 @@ type Options struct {
 	Features virtio.Features
 	// EventIdx and Indirect are accepted too.
 	EventIdx, Indirect bool
+	// Packed makes the rings packed ones.
+	Packed bool
 	// Size is the size of each queue; zero, or too many, means the device's maximum.
 	Size uint16
 	// Skip lists queues that the driver leaves disabled.
@@ -74,6 +76,9 @@ func (m *Machine) Activate() error {
 	if m.o.Indirect {
 		f |= virtio.Bits(virtio.FRingIndirectDesc)
 	}
+	if m.o.Packed {
+		f |= virtio.Bits(virtio.FRingPacked)
+	}
 	m.Features = f
 	m.needsReset.Store(false)
 	a := &virtio.Activation{Features: f, ConfigChanged: m.configChanged, NeedsReset: func() { m.needsReset.Store(true) }}
@@ -101,7 +106,7 @@ func (m *Machine) driver(i int, size uint16) *virtqtest.Driver {
 		size = min(size, m.o.Size)
 	}
 	return virtqtest.New(m.t, size, virtqtest.Options{
-		Memory: m.Mem, EventIdx: m.o.EventIdx, Indirect: m.o.Indirect,
+		Memory: m.Mem, EventIdx: m.o.EventIdx, Indirect: m.o.Indirect, Packed: m.o.Packed,
 		Hook: func(c *virtq.Config) {
 			broken := c.Broken
 			c.Broken = func(err error) {

@@ -3,27 +3,54 @@ package virtq_test
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/gvmspawn/gvmspawn/virtio/virtq"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
 
-// recycle makes the same chain available for ever, without the cost of a
-// driver: descriptors stay, only the index moves.
+// recycle makes the same chain available for ever, with little cost of a
+// driver's: buffers and descriptors stay, only indices or flags move.
 func recycle(t testing.TB, o virtqtest.Options, buffers int) (d *virtqtest.Driver, again func()) {
 	d = virtqtest.New(t, 256, o)
-	in := make([]int, buffers)
-	for i := range in {
-		in[i] = 512
+	if o.Packed {
+		return d, recyclePacked(d, o, buffers)
 	}
-	head := d.Add(nil, in)
+	head := d.Add(nil, slices.Repeat([]int{512}, buffers))
 	idx := uint16(0)
 	for i := range d.Config.Size {
 		d.Split.SetAvail(i, head)
 	}
 	return d, func() { idx++; d.Split.SetAvailIdx(idx) }
+}
+
+func recyclePacked(d *virtqtest.Driver, o virtqtest.Options, buffers int) func() {
+	at, wrap := 0, true
+	chain := slices.Repeat([]virtqtest.Desc{{Addr: 0x1000, Len: 512, Flags: write}}, buffers)
+	for i := range buffers - 1 {
+		chain[i].Flags |= next
+	}
+	if o.Indirect {
+		for i, e := range chain {
+			b := d.Mem.Bytes(mem.GPA(0x2000+16*i), 16)
+			binary.LittleEndian.PutUint64(b, uint64(e.Addr))
+			binary.LittleEndian.PutUint32(b[8:], e.Len)
+			binary.LittleEndian.PutUint16(b[14:], e.Flags)
+		}
+		chain = []virtqtest.Desc{{Addr: 0x2000, Len: uint32(16 * buffers), Flags: indirect}}
+	}
+	return func() {
+		for _, e := range chain {
+			e.Flags |= virtqtest.Available(wrap)
+			d.Packed.SetDesc(at, e, 0)
+			if at++; at == int(d.Config.Size) {
+				at, wrap = 0, !wrap
+			}
+		}
+	}
 }
 
 // A request costs no allocation.
@@ -45,9 +72,9 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func BenchmarkPopPush(b *testing.B) {
-	for _, o := range []virtqtest.Options{{}, {EventIdx: true}, {EventIdx: true, Indirect: true}} {
+	for _, o := range []virtqtest.Options{{}, {EventIdx: true, Indirect: true}, {Packed: true}, {Packed: true, EventIdx: true, Indirect: true}} {
 		for _, n := range []int{1, 4} {
-			b.Run(fmt.Sprintf("event_idx=%v/indirect=%v/buffers=%d", o.EventIdx, o.Indirect, n), func(b *testing.B) {
+			b.Run(fmt.Sprintf("packed=%v/indirect=%v/buffers=%d", o.Packed, o.Indirect, n), func(b *testing.B) {
 				d, again := recycle(b, o, n)
 				var c virtq.Chain
 				b.ReportAllocs()
@@ -62,15 +89,19 @@ func BenchmarkPopPush(b *testing.B) {
 }
 
 func BenchmarkRequest(b *testing.B) {
-	d, again := recycle(b, virtqtest.Options{EventIdx: true}, 3)
-	var c virtq.Chain
-	b.ReportAllocs()
-	for b.Loop() {
-		again()
-		d.Queue.Wait()
-		d.Queue.Pop(&c)
-		d.Queue.Push(&c, 512)
-		d.Queue.Notify()
+	for _, packed := range []bool{false, true} {
+		b.Run(fmt.Sprintf("packed=%v", packed), func(b *testing.B) {
+			d, again := recycle(b, virtqtest.Options{EventIdx: true, Packed: packed}, 3)
+			var c virtq.Chain
+			b.ReportAllocs()
+			for b.Loop() {
+				again()
+				d.Queue.Wait()
+				d.Queue.Pop(&c)
+				d.Queue.Push(&c, 512)
+				d.Queue.Notify()
+			}
+		})
 	}
 }
 

@@ -38,14 +38,17 @@ type Bell interface {
 
 // Config describes an enabled queue.
 type Config struct {
-	Mem  *mem.Memory
-	Size uint16 // descriptors, a power of two up to MaxSize
+	Mem *mem.Memory
+	// Size is the number of descriptors, up to MaxSize; in a split ring it is
+	// a power of two.
+	Size uint16
 	// Desc, Avail and Used are the descriptor area, driver area and device
-	// area, aligned to 16, 2 and 4 bytes (§2.7).
+	// area, aligned to 16, 2 and 4 bytes (§2.7), 16, 4 and 4 if Packed (§2.8).
 	Desc, Avail, Used mem.GPA
 
 	EventIdx bool // VIRTIO_F_EVENT_IDX was negotiated
 	Indirect bool // VIRTIO_F_INDIRECT_DESC was negotiated
+	Packed   bool // VIRTIO_F_RING_PACKED was negotiated
 
 	Bell      Bell
 	Interrupt func()      // sends a used buffer notification
@@ -144,14 +147,26 @@ type Queue struct {
 
 // New checks the ring's size and addresses and returns the queue.
 func New(cfg Config) (*Queue, error) {
-	if cfg.Size == 0 || cfg.Size > MaxSize || cfg.Size&(cfg.Size-1) != 0 {
-		return nil, fmt.Errorf("%w: size %d is not a power of two up to %d", ErrRing, cfg.Size, MaxSize)
+	if !ValidSize(uint32(cfg.Size), cfg.Packed) {
+		return nil, fmt.Errorf("%w: a queue of %d descriptors", ErrRing, cfg.Size)
 	}
-	r, err := newSplit(&cfg)
+	q := &Queue{cfg: cfg}
+	var err error
+	if cfg.Packed {
+		q.ring, err = newPacked(&cfg)
+	} else {
+		q.ring, err = newSplit(&cfg)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &Queue{cfg: cfg, ring: r}, nil
+	return q, nil
+}
+
+// ValidSize reports whether a queue can have n descriptors: 1 to MaxSize, and
+// in a split ring a power of two (virtio 1.2 §2.7, §2.8.10.1).
+func ValidSize(n uint32, packed bool) bool {
+	return n > 0 && n <= MaxSize && (packed || n&(n-1) == 0)
 }
 
 // Size is the number of descriptors.

@@ -13,11 +13,12 @@ import (
 // modes are the ring features that change what is on the wire.
 var modes = []virtqtest.Options{
 	{}, {EventIdx: true}, {Indirect: true}, {EventIdx: true, Indirect: true},
+	{Packed: true}, {Packed: true, EventIdx: true}, {Packed: true, Indirect: true}, {Packed: true, EventIdx: true, Indirect: true},
 }
 
 func eachMode(t *testing.T, f func(*testing.T, virtqtest.Options)) {
 	for _, o := range modes {
-		t.Run(fmt.Sprintf("event_idx=%v,indirect=%v", o.EventIdx, o.Indirect), func(t *testing.T) { f(t, o) })
+		t.Run(fmt.Sprintf("packed=%v,event_idx=%v,indirect=%v", o.Packed, o.EventIdx, o.Indirect), func(t *testing.T) { f(t, o) })
 	}
 }
 
@@ -84,7 +85,10 @@ func TestOutOfOrder(t *testing.T) {
 // §2.7.13.3: a full ring of chains at once, and a queue of one descriptor.
 func TestFullRing(t *testing.T) {
 	eachMode(t, func(t *testing.T, o virtqtest.Options) {
-		for _, size := range []uint16{1, 2, 256} {
+		for _, size := range []uint16{1, 2, 5, 256, 1000} {
+			if !virtq.ValidSize(uint32(size), o.Packed) {
+				continue
+			}
 			d := virtqtest.New(t, size, o)
 			for range 3 {
 				chains := make([]virtq.Chain, size)
@@ -116,11 +120,15 @@ func TestFullRing(t *testing.T) {
 // and 1024 in an indirect table on a shorter queue.
 func TestLongChains(t *testing.T) {
 	for _, c := range []struct {
+		packed   bool
 		size     uint16
 		indirect bool
 		n        int
-	}{{4, false, 4}, {1024, false, 1024}, {2048, false, 2048}, {4, true, 1024}, {256, true, 256}} {
-		d := virtqtest.New(t, c.size, virtqtest.Options{Indirect: c.indirect})
+	}{
+		{false, 4, false, 4}, {false, 1024, false, 1024}, {false, 2048, false, 2048}, {false, 4, true, 1024}, {false, 256, true, 256},
+		{true, 4, false, 4}, {true, 3, false, 3}, {true, 2048, false, 2048}, {true, 4, true, 1024},
+	} {
+		d := virtqtest.New(t, c.size, virtqtest.Options{Indirect: c.indirect, Packed: c.packed})
 		in := make([]int, c.n)
 		for i := range in {
 			in[i] = 1
@@ -337,31 +345,34 @@ func TestDirtyLog(t *testing.T) {
 	eachMode(t, func(t *testing.T, o virtqtest.Options) {
 		d := virtqtest.New(t, 8, o)
 		d.Mem.SetDirtyLog(true)
+		dirty := func(what string, pages ...mem.GPA) {
+			t.Helper()
+			got := make(map[mem.GPA]bool)
+			d.Mem.TakeDirty(func(p mem.GPA) { got[p] = true })
+			for _, p := range pages {
+				if !got[p&^4095] {
+					t.Errorf("%s: the page of %#x is not dirty", what, p)
+				}
+				delete(got, p&^4095)
+			}
+			if len(got) != 0 {
+				t.Errorf("%s: dirty are also %v", what, got)
+			}
+		}
+		d.Bell.Ring()
+		d.Queue.WaitAny()
+		dirty("asking for kicks", d.Config.Used)
 		buf := d.Mem.Alloc(3 * 4096)
-		dirty := func() map[mem.GPA]bool {
-			m := make(map[mem.GPA]bool)
-			d.Mem.TakeDirty(func(p mem.GPA) { m[p] = true })
-			return m
-		}
-		d.Queue.Close()
-		q, err := virtq.New(d.Config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go d.Bell.Ring()
-		q.WaitAny() // asks for kicks
-		if used := d.Split.UsedGPA &^ 4095; !dirty()[used] {
-			t.Error("the page of the used ring is not dirty after a change of the notification fields")
-		}
-		d.Split.SetDesc(0, virtqtest.Desc{Addr: buf, Len: 3 * 4096, Flags: virtqtest.DescWrite})
-		d.Split.SetAvail(0, 0)
-		d.Split.SetAvailIdx(1)
+		d.AddAt(virtqtest.Desc{Addr: buf, Len: 3 * 4096, Flags: virtqtest.DescWrite})
 		var c virtq.Chain
-		q.Pop(&c)
-		q.Push(&c, 4097)
-		got := dirty()
-		if !got[buf] || !got[buf+4096] || got[buf+8192] || !got[d.Split.UsedGPA&^4095] {
-			t.Errorf("dirty pages %v; buffer at %#x", got, buf)
+		if !d.Queue.Pop(&c) {
+			t.Fatal(d.Broken())
 		}
+		d.Queue.Push(&c, 4097)
+		used := d.Config.Used
+		if o.Packed {
+			used = d.Config.Desc
+		}
+		dirty("using a chain", buf, buf+4096, used)
 	})
 }

@@ -31,6 +31,8 @@ type Options struct {
 	// EventIdx and Indirect are the feature bits of those names. With
 	// Indirect, Add uses an indirect table for chains of two or more buffers.
 	EventIdx, Indirect bool
+	// Packed makes a packed ring instead of a split one.
+	Packed bool
 	// NoQueue leaves Queue nil: the caller makes it from Config.
 	NoQueue bool
 	// Hook, if set, changes the configuration before the queue is made.
@@ -42,6 +44,7 @@ type layout interface {
 	config(*virtq.Config)
 	room(n int) bool
 	add(chain []Desc) (id uint16)
+	table(b []byte, chain []Desc)
 	kickNeeded() bool
 	kickWanted() bool
 	take() (id uint16, written uint32, ok bool)
@@ -61,7 +64,9 @@ type Driver struct {
 	Mem   *Memory
 	Queue *virtq.Queue // the device side
 	Bell  *Bell
-	Split *Split // the raw ring
+	Split *Split // the raw ring; nil if it is packed
+	// Packed is the raw ring; nil if it is split.
+	Packed *Packed
 	// Config is what the queue was made from.
 	Config virtq.Config
 
@@ -85,13 +90,19 @@ func New(t testing.TB, size uint16, o Options) *Driver {
 		Mem: o.Memory, Bell: NewBell(), t: t, indirect: o.Indirect,
 		flight: make(map[uint16][]buffer), irq: make(chan struct{}, 1),
 	}
-	s, err := newSplit(d.Mem, size, o.EventIdx)
+	var err error
+	if o.Packed {
+		d.Packed, err = newPacked(d.Mem, size, o.EventIdx)
+		d.layout = d.Packed
+	} else {
+		d.Split, err = newSplit(d.Mem, size, o.EventIdx)
+		d.layout = d.Split
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Split, d.layout = s, s
 	d.Config = virtq.Config{
-		Mem: d.Mem.Memory, Size: size, EventIdx: o.EventIdx, Indirect: o.Indirect,
+		Mem: d.Mem.Memory, Size: size, EventIdx: o.EventIdx, Indirect: o.Indirect, Packed: o.Packed,
 		Bell: d.Bell, Interrupt: d.interrupt, Broken: func(err error) { d.broken.Store(&err) },
 	}
 	d.layout.config(&d.Config)
@@ -147,6 +158,14 @@ func (d *Driver) Add(out [][]byte, in []int) uint16 {
 	return d.addBuffers(bufs)
 }
 
+// AddAt makes a chain of the given descriptors available, which refer to memory
+// of the caller's. Links, IDs and wrap counters are added to them.
+func (d *Driver) AddAt(chain ...Desc) uint16 {
+	id := d.layout.add(chain)
+	d.flight[id] = nil
+	return id
+}
+
 func (d *Driver) addBuffers(bufs []buffer) uint16 {
 	d.t.Helper()
 	chain := make([]Desc, len(bufs))
@@ -169,17 +188,10 @@ func (d *Driver) addBuffers(bufs []buffer) uint16 {
 	return id
 }
 
-// table writes an indirect table (§2.7.5.3) and returns it as a buffer.
+// table writes an indirect table and returns it as a buffer.
 func (d *Driver) table(chain []Desc) buffer {
 	t := buffer{gpa: d.Mem.Alloc(16 * uint64(len(chain))), n: uint32(16 * len(chain))}
-	b := d.Mem.Bytes(t.gpa, uint64(t.n))
-	for i, e := range chain {
-		if i+1 < len(chain) {
-			e.Flags |= DescNext
-			e.Next = uint16(i + 1)
-		}
-		e.put(b[16*i:])
-	}
+	d.layout.table(d.Mem.Bytes(t.gpa, uint64(t.n)), chain)
 	return t
 }
 

@@ -24,6 +24,7 @@ func echo(q *virtq.Queue) {
 func TestDriverEcho(t *testing.T) {
 	for _, o := range []virtqtest.Options{
 		{}, {EventIdx: true}, {Indirect: true}, {EventIdx: true, Indirect: true},
+		{Packed: true}, {Packed: true, EventIdx: true, Indirect: true},
 	} {
 		d := virtqtest.New(t, 8, o)
 		go echo(d.Queue)

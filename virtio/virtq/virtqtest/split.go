@@ -76,6 +76,17 @@ func newSplit(m *Memory, size uint16, eventIdx bool) (*Split, error) {
 	return s, nil
 }
 
+// table writes an indirect table (§2.7.5.3).
+func (s *Split) table(b []byte, chain []Desc) {
+	for i, d := range chain {
+		if i+1 < len(chain) {
+			d.Flags |= DescNext
+			d.Next = uint16(i + 1)
+		}
+		d.put(b[16*i:])
+	}
+}
+
 func (s *Split) config(c *virtq.Config) {
 	c.Desc, c.Avail, c.Used = s.DescGPA, s.AvailGPA, s.UsedGPA
 }
