@@ -81,6 +81,18 @@ func (m *ram) WriteZeroes(off, n uint64, unmap bool) error {
 	return m.err
 }
 
+func (m *ram) fail(err error) {
+	m.mu.Lock()
+	m.err = err
+	m.mu.Unlock()
+}
+
+func (m *ram) flushed() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.flushes
+}
+
 func (m *ram) Size() uint64       { return uint64(len(m.data)) }
 func (m *ram) ReadOnly() bool     { return m.readOnly }
 func (m *ram) Geometry() Geometry { return Geometry{512, 4096, 65536} }
@@ -280,7 +292,7 @@ func TestWriteCache(t *testing.T) {
 	m := virtiotest.New(t, newDevice(t, img), virtiotest.Options{})
 	write := func() { m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_OUT, 0), make([]byte, 512)}, []int{1}) }
 	write()
-	if img.flushes != 0 {
+	if img.flushed() != 0 {
 		t.Error("write-back flushed")
 	}
 	m.Device.WriteConfig(32, []byte{0})
@@ -288,19 +300,19 @@ func TestWriteCache(t *testing.T) {
 		t.Error("writeback still 1")
 	}
 	write()
-	if img.flushes != 1 {
-		t.Errorf("write-through: %d flushes", img.flushes)
+	if img.flushed() != 1 {
+		t.Errorf("write-through: %d flushes", img.flushed())
 	}
 	m.Device.WriteConfig(0, make([]byte, 32)) // read-only fields
 	m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_FLUSH, 0)}, []int{1})
-	if img.flushes != 2 {
-		t.Errorf("flush: %d flushes", img.flushes)
+	if img.flushed() != 2 {
+		t.Errorf("flush: %d flushes", img.flushed())
 	}
 	// Without FLUSH and CONFIG_WCE every write is written through.
 	m = virtiotest.New(t, newDevice(t, img), virtiotest.Options{Features: virtio.Bits(VIRTIO_BLK_F_SEG_MAX)})
 	write()
-	if img.flushes != 3 {
-		t.Errorf("driver without flush: %d flushes", img.flushes)
+	if img.flushed() != 3 {
+		t.Errorf("driver without flush: %d flushes", img.flushed())
 	}
 }
 
@@ -309,7 +321,7 @@ func TestHostErrors(t *testing.T) {
 	var log bytes.Buffer
 	img := newRAM(4096)
 	m := virtiotest.New(t, newDevice(t, img, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }), virtiotest.Options{})
-	img.err = errors.New("no space left on device")
+	img.fail(errors.New("no space left on device"))
 	for range 1000 {
 		if u := m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_OUT, 0), make([]byte, 512)}, []int{1}); status(u) != VIRTIO_BLK_S_IOERR {
 			t.Fatalf("status %d", status(u))
@@ -318,7 +330,7 @@ func TestHostErrors(t *testing.T) {
 	if n := strings.Count(log.String(), "\n"); n != 1 {
 		t.Errorf("%d log lines for 1000 errors", n)
 	}
-	img.err = nil
+	img.fail(nil)
 	if u := m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_OUT, 0), make([]byte, 512)}, []int{1}); status(u) != VIRTIO_BLK_S_OK {
 		t.Errorf("status %d", status(u))
 	}
