@@ -1,0 +1,254 @@
+package balloon
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+)
+
+var _ virtio.Device = (*Device)(nil)
+
+type hint struct {
+	gpa mem.GPA
+	n   uint64
+}
+
+// machine is a balloon with everything on, over its own RAM.
+func machine(t testing.TB, change ...func(*Config)) (*Device, *virtiotest.Machine, chan hint) {
+	t.Helper()
+	m := virtqtest.NewMemory(t, 16<<20)
+	hinted := make(chan hint, 100)
+	cfg := Config{Memory: m.Memory, Reporting: true, Stats: true, Hint: func(gpa mem.GPA, n uint64) { hinted <- hint{gpa, n} }}
+	for _, f := range change {
+		f(&cfg)
+	}
+	d := New(cfg)
+	return d, virtiotest.New(t, d, virtiotest.Options{Memory: m}), hinted
+}
+
+func pfns(p ...uint32) []byte {
+	var b []byte
+	for _, x := range p {
+		b = binary.LittleEndian.AppendUint32(b, x)
+	}
+	return b
+}
+
+// §5.5.4, §5.5.3.
+func TestConfig(t *testing.T) {
+	d, m, _ := machine(t)
+	if f := d.Features(); f != virtio.Bits(1, 2, 3, 5) {
+		t.Errorf("features %#x", f)
+	}
+	d.SetTarget(10<<20 + 5)
+	<-m.ConfigChanged()
+	d.SetTarget(10 << 20) // the same number of pages
+	d.WriteConfig(4, pfns(2560))
+	d.WriteConfig(0, pfns(1)) // read-only
+	d.WriteConfig(5, []byte{1})
+	if got := m.Config(0, 20); !bytes.Equal(got, append(pfns(2560, 2560, 0, 0), 0, 0, 0, 0)) {
+		t.Errorf("config %x", got)
+	}
+	if d.Actual() != 10<<20 || m.ConfigChanges() != 1 {
+		t.Errorf("actual %d, %d changes", d.Actual(), m.ConfigChanges())
+	}
+	m.Reset()
+	if d.Actual() != 0 {
+		t.Error("actual outlived the reset")
+	}
+}
+
+// §5.5.6: pages in the balloon are the host's; row 25: wrong ones are ignored.
+func TestInflate(t *testing.T) {
+	_, m, _ := machine(t)
+	const base = 8 << 20
+	b := m.Mem.Bytes(base, 64<<12)
+	fill := func() {
+		for i := range b {
+			b[i] = 1
+		}
+	}
+	zero := func(page int) bool { return bytes.Equal(b[page<<12:(page+1)<<12], make([]byte, 4096)) }
+	fill()
+	p := uint32(base >> 12)
+	list := pfns(p+3, p+4, p+5, p+10, p+9, p+8, p+20, p+20, 1<<32-1, 4095, 4096, 4097, p+30)
+	m.Queue[0].Do([][]byte{list[:6], list[6:], {1, 2, 3}}, nil)
+	for i := range 64 {
+		want := (i >= 3 && i <= 5) || (i >= 8 && i <= 10) || i == 20 || i == 30
+		if zero(i) != want {
+			t.Errorf("page %d: discarded %v, want %v", i, zero(i), want)
+		}
+	}
+	m.Queue[1].Do([][]byte{pfns(p+3, p+50)}, nil) // deflate, also what never was inflated
+	m.Queue[0].Do(nil, []int{100})
+	m.Queue[0].Do([][]byte{make([]byte, 1<<20)}, nil)
+	if m.NeedsReset() {
+		t.Error("device gave up")
+	}
+}
+
+// §5.5.6.7: reported memory is dropped, whole pages only.
+func TestReporting(t *testing.T) {
+	_, m, _ := machine(t)
+	q := m.Queue[queueReporting]
+	gpa := m.Mem.Alloc(64 << 10)
+	b := m.Mem.Bytes(gpa, 64<<10)
+	for i := range b {
+		b[i] = 7
+	}
+	q.Again(virtqtest.Desc{Addr: gpa + 100, Len: 3*4096 - 100, Flags: virtqtest.DescWrite},
+		virtqtest.Desc{Addr: gpa + 32768, Len: 32768, Flags: virtqtest.DescWrite})()
+	if b[4095] != 7 || b[4096] != 0 || b[3*4096-1] != 0 || b[3*4096] != 7 || b[32768] != 0 || b[65535] != 0 {
+		t.Error("wrong pages dropped")
+	}
+}
+
+// §5.5.6.3, §5.5.6.4.
+func TestStats(t *testing.T) {
+	d, m, _ := machine(t)
+	q := m.Queue[queueStats]
+	stat := func(tag uint16, v uint64) []byte {
+		return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint16(nil, tag), v)
+	}
+	q.Add([][]byte{stat(VIRTIO_BALLOON_S_MEMFREE, 1)}, nil) // the first buffer is only for us to hold
+	q.Kick()
+	type result struct {
+		Stats
+		error
+	}
+	ch := make(chan result)
+	for i := range uint64(3) {
+		go func() {
+			s, err := d.Stats(context.Background())
+			ch <- result{s, err}
+		}()
+		q.Wait()
+		q.Add([][]byte{stat(VIRTIO_BALLOON_S_MEMFREE, 100+i), stat(99, 5), stat(VIRTIO_BALLOON_S_MEMTOT, 1<<64-1), {1, 2}}, nil)
+		q.Kick()
+		if r := <-ch; r.error != nil || r.Free != int64(100+i) || r.Total != 1<<63-1 || r.Caches != -1 {
+			t.Errorf("stats %+v", r)
+		}
+	}
+	go func() {
+		s, err := d.Stats(context.Background())
+		ch <- result{s, err}
+	}()
+	q.Wait() // asked, never answered
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+	defer cancel()
+	if _, err := d.Stats(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("timeout: %v", err)
+	}
+	m.Reset()
+	if r := <-ch; r.error != ErrInactive {
+		t.Errorf("reset: %v", r.error)
+	}
+	if _, err := d.Stats(ctx); err != ErrInactive {
+		t.Errorf("inactive: %v", err)
+	}
+}
+
+// §5.5.6.6: a run of hinting.
+func TestHinting(t *testing.T) {
+	d, m, hinted := machine(t)
+	q := m.Queue[queueFreePage]
+	if err := d.StartHinting(); err != nil {
+		t.Fatal(err)
+	}
+	<-m.ConfigChanged()
+	id := m.Config(8, 4)
+	if binary.LittleEndian.Uint32(id) != 2 {
+		t.Errorf("command %x", id)
+	}
+	q.Do(nil, []int{4096}) // before the run begins
+	q.Do([][]byte{id}, nil)
+	q.Do(nil, []int{8192})
+	if h := <-hinted; h.n != 8192 {
+		t.Errorf("hint %+v", h)
+	}
+	q.Do([][]byte{pfns(VIRTIO_BALLOON_CMD_ID_STOP)}, nil)
+	q.Do(nil, []int{4096})
+	d.StopHinting()
+	<-m.ConfigChanged()
+	if got := m.Config(8, 4); got[0] != VIRTIO_BALLOON_CMD_ID_DONE {
+		t.Errorf("command %x", got)
+	}
+	q.Do([][]byte{id}, []int{4096}) // late
+	if len(hinted) != 0 {
+		t.Errorf("%d hints too many", len(hinted))
+	}
+}
+
+// Queues are found by §5.5.2's numbers, and by Linux's without gaps.
+func TestArrange(t *testing.T) {
+	for _, skip := range [][]int{{2, 3}, {3, 4}} {
+		m := virtqtest.NewMemory(t, 16<<20)
+		d := New(Config{Memory: m.Memory, Reporting: true})
+		vm := virtiotest.New(t, d, virtiotest.Options{Memory: m, Skip: skip})
+		q := vm.Queue[2]
+		if q == nil {
+			q = vm.Queue[4]
+		}
+		if u := q.Do(nil, []int{4096}); u.In[0][0] != 0 {
+			t.Errorf("skip %v: page not dropped", skip)
+		}
+		if _, err := d.Stats(context.Background()); err != ErrUnsupported {
+			t.Error(err)
+		}
+		if err := d.StartHinting(); err != ErrUnsupported {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAllocs(t *testing.T) {
+	_, m, _ := machine(t)
+	gpa := m.Mem.Alloc(4096)
+	copy(m.Mem.Bytes(gpa, 4096), pfns(3000, 3002, 3004, 3006))
+	inflate := m.Queue[queueInflate].Again(virtqtest.Desc{Addr: gpa, Len: 16})
+	report := m.Queue[queueReporting].Again(virtqtest.Desc{Addr: 12 << 20, Len: 8192, Flags: virtqtest.DescWrite})
+	if n := testing.AllocsPerRun(300, func() { inflate(); report() }); n != 0 {
+		t.Errorf("%v allocations per request", n)
+	}
+}
+
+func FuzzQueues(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8}, uint16(100))
+	f.Fuzz(func(t *testing.T, out []byte, in uint16) {
+		d, m, _ := machine(t, func(c *Config) { c.Hint = func(mem.GPA, uint64) {} })
+		_ = d.StartHinting()
+		var bufs [][]byte
+		var lens []int
+		if len(out) > 0 {
+			bufs = append(bufs, out)
+		}
+		if in > 0 {
+			lens = append(lens, int(in))
+		}
+		if len(bufs)+len(lens) == 0 {
+			return
+		}
+		for i, q := range m.Queue {
+			if i != queueStats {
+				// Inflating what the rings themselves are made of is the guest's loss.
+				if i == queueInflate && len(out) >= 4 {
+					continue
+				}
+				q.Do(bufs, lens)
+			}
+		}
+		m.Queue[queueStats].Add(bufs, lens)
+		m.Queue[queueStats].Kick()
+		m.Queue[queueInflate].Add(bufs, lens)
+		m.Queue[queueInflate].Kick()
+		m.Reset()
+	})
+}
