@@ -32,6 +32,7 @@ var importTable = []struct {
 	{"vmm/layout", nil, nil},
 	{"vmm/mem", nil, nil},
 	{"vmm/bus", nil, nil},
+	{"vmm/bus/bustest", []string{"vmm/bus"}, nil},
 	{"vmm/vcpu", []string{"vmm/bus"}, nil},
 	{"vmm/kvm", []string{"vmm/vcpu", "vmm/mem", "vmm/bus", "vmm/layout"}, nil},
 	{"vmm/soft*", []string{"vmm/soft*", "vmm/vcpu", "vmm/mem", "vmm/bus", "vmm/layout", "devices/lapic", "devices/ioapic"}, nil},
@@ -39,7 +40,9 @@ var importTable = []struct {
 	{"boot/*", []string{"boot/*", "vmm/mem", "vmm/vcpu", "vmm/layout"}, []string{
 		"github.com/u-root/u-root", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4",
 		"github.com/therootcompany/xz", "github.com/ulikunitz/xz"}},
+	{"firmware/acpi", []string{"firmware/acpi/aml", "vmm/mem", "vmm/vcpu", "vmm/layout"}, nil},
 	{"firmware/*", []string{"vmm/mem", "vmm/vcpu", "vmm/layout"}, nil},
+	{"virtio/virtiotest", []string{"virtio", "virtio/virtq", "virtio/virtq/virtqtest", "vmm/mem"}, nil},
 	{"virtio/virtq/virtqtest", []string{"virtio", "virtio/virtq", "vmm/mem", "vmm/bus"}, nil},
 	{"virtio/virtq", []string{"vmm/mem"}, nil},
 	{"virtio/virtiopci", []string{"virtio", "virtio/virtq", "devices/pci", "vmm/bus", "vmm/mem"}, nil},
