@@ -44,6 +44,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func (c *command) main(args []string) (int, error) {
+	if v := c.verb(args); v != nil {
+		return v.run(c, args[1:])
+	}
 	s := newSettings()
 	if err := s.parse(args); err != nil {
 		return exitFailure, err

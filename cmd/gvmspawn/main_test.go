@@ -39,7 +39,7 @@ func spawnCommand(dir string, args ...string) *exec.Cmd {
 	c := exec.Command(self, args...)
 	c.Args[0] = "gvmspawn"
 	c.Dir = dir
-	c.Env = []string{"GVMSPAWN_TEST_MAIN=1", "PATH=" + os.Getenv("PATH"), "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir, "RUNTIME_DIRECTORY=" + dir, "TERM=vt220"}
+	c.Env = []string{"GVMSPAWN_TEST_MAIN=1", "PATH=" + os.Getenv("PATH"), "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir, "RUNTIME_DIRECTORY=" + filepath.Join(dir, "run"), "TERM=vt220"}
 	return c
 }
 

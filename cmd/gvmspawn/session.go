@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
-	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/identity"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/control"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/instance"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/notify"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
@@ -43,11 +44,17 @@ type session struct {
 	input    *vmm.Input // nil: none
 	manager  notify.Manager
 	cancel   context.CancelFunc // kills the machine
+	instance *instance.Instance // nil: no runtime directory
+	control  *control.Service   // nil: not published
+	keyPath  string             // of the private SSH key, "" for none
 
 	mu         sync.Mutex // guards what follows
 	machine    *vmm.Machine
 	stopping   bool
-	exitStatus int // as the guest reported, 0 if it did not
+	paused     bool
+	rebooting  bool   // somebody asked for a reset
+	guest      string // what the guest last said about itself
+	exitStatus int    // as the guest reported, 0 if it did not
 }
 
 // spawn runs a machine to its end and returns the exit status.
@@ -78,13 +85,20 @@ func (c *command) spawnFor(s *settings, manager notify.Manager) (int, error) {
 	r := &session{plan: p, manager: manager, cancel: cancel, messages: &messages{w: c.stderr}, colors: c.logSettings()}
 	defer r.close()
 	r.log = logging.New(r.colors, r.messages)
-	if err := r.connectVsock(); err != nil {
+	if err := r.claim(); err != nil {
 		return exitFailure, err
+	}
+	defer r.release()
+	for _, f := range []func() error{r.passSSHKey, r.connectVsock} {
+		if err := f(); err != nil {
+			return exitFailure, err
+		}
 	}
 	if err := r.assemble(r.log); err != nil {
 		return exitFailure, err
 	}
 	defer r.watchSignals()()
+	defer r.publish()()
 	r.welcome(c)
 	if err := r.openConsole(ctx, c); err != nil {
 		return exitFailure, err
@@ -180,11 +194,11 @@ func (r *session) vsock() *vmm.Vsock {
 	if r.s.vsock == arg.No {
 		return nil
 	}
-	cid := r.s.vsockCID
-	if cid == 0 {
-		cid = identity.CID(r.name, 0)
+	v := &vmm.Vsock{CID: r.cid(), Accept: map[uint32]func(net.Conn){notifyPort: r.guestNotifies}}
+	if r.instance != nil {
+		v.Mux = r.instance.Path(instance.VsockSocket)
 	}
-	return &vmm.Vsock{CID: cid, Accept: map[uint32]func(net.Conn){notifyPort: r.guestNotifies}}
+	return v
 }
 
 // guestNotifies reads one notification of the guest and acts on it.
@@ -199,10 +213,16 @@ func (r *session) guestNotifies(c net.Conn) {
 	if m.Bad != "" {
 		r.log.Warn("Ignoring a field of a notification that cannot be parsed", "field", m.Bad)
 	}
+	r.mu.Lock()
 	if m.ExitStatus >= 0 {
-		r.mu.Lock()
 		r.exitStatus = m.ExitStatus
-		r.mu.Unlock()
+	}
+	if m.Status != "" {
+		r.guest = m.Status
+	}
+	r.mu.Unlock()
+	if m.Ready {
+		r.emit(control.EventReady)
 	}
 	var fields []string
 	if m.Ready && r.s.notifyReady {
@@ -226,6 +246,13 @@ func (r *session) tell(fields ...string) {
 	}
 }
 
+// guestStatus is what the guest last said about itself.
+func (r *session) guestStatus() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.guest
+}
+
 func (r *session) status() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -238,14 +265,25 @@ func (r *session) run(ctx context.Context) (vmm.End, error) {
 	defer stop()
 	for {
 		end, err := r.boot(ctx)
-		if err != nil || end != vmm.EndReboot || r.isStopping() {
+		if err != nil || !r.reboots(ctx, end) {
 			return end, err
 		}
-		r.mu.Lock()
-		r.exitStatus = 0
-		r.mu.Unlock()
 		r.log.Debug("The guest reboots.")
 	}
+}
+
+// reboots decides whether the machine starts anew after a run's end. The new
+// boot owes nothing to the old one's exit status.
+func (r *session) reboots(ctx context.Context, end vmm.End) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked := r.rebooting && end == vmm.EndKilled && ctx.Err() == nil
+	r.rebooting, r.paused = false, false
+	if r.stopping || end != vmm.EndReboot && !asked {
+		return false
+	}
+	r.exitStatus, r.guest = 0, ""
+	return true
 }
 
 // boot is one boot of the machine.

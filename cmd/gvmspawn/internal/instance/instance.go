@@ -5,6 +5,7 @@
 package instance
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,7 +79,14 @@ func Claim(base, name string) (*Instance, error) {
 	}
 	dir := filepath.Join(base, name)
 	for range 10 {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := os.MkdirAll(base, 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
+			if err := ours(dir); err != nil {
+				return nil, err
+			}
+		} else if err != nil {
 			return nil, err
 		}
 		lock, err := tryLock(dir)
@@ -95,6 +103,22 @@ func Claim(base, name string) (*Instance, error) {
 		return &Instance{dir, lock}, nil
 	}
 	return nil, fmt.Errorf("cannot make %s", dir)
+}
+
+// ours checks that a directory was made by Claim, or is empty: nothing else
+// may be cleaned up.
+func ours(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, lockFile)); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err == nil && len(entries) > 0 {
+		err = fmt.Errorf("%s exists and is not a machine's runtime directory", dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // tryLock takes the lock of a machine's directory. The lock only counts if the
@@ -227,4 +251,26 @@ func List(base string) ([]State, error) {
 	}
 	sort.Slice(states, func(i, j int) bool { return states[i].Name < states[j].Name })
 	return states, nil
+}
+
+// Wait returns when the process of the machine in dir has ended.
+func Wait(ctx context.Context, dir string) error {
+	f, err := os.Open(filepath.Join(dir, lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { // leaks until the process ends if ctx is done first: flock cannot be interrupted
+		defer f.Close()
+		ended <- unix.Flock(int(f.Fd()), unix.LOCK_SH)
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -79,7 +79,13 @@ func TestLeftovers(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(base, "older")); !os.IsNotExist(err) {
 		t.Error("the dead machine's directory is still there")
 	}
-	if _, err := os.Stat(filepath.Join(base, "foreign")); err != nil {
+	if err := os.WriteFile(filepath.Join(base, "foreign/data"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Claim(base, "foreign"); err == nil || !strings.Contains(err.Error(), "is not a machine's runtime directory") {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(base, "foreign/data")); err != nil {
 		t.Error("a directory that is not ours was removed")
 	}
 }
