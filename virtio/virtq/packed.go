@@ -67,6 +67,11 @@ type packed struct {
 	flight uint32   // descriptors between used and avail
 	told   position // used at the last interruptWanted
 	fresh  uint32   // descriptors written since, at most 2*size
+
+	// The first element that put wrote since the last publish, if staged.
+	staged     bool
+	firstAt    uint64 // offset in desc
+	firstFlags uint16
 }
 
 func newPacked(cfg *Config) (*packed, error) {
@@ -178,7 +183,7 @@ func (p *packed) add(c *Chain, d desc) error {
 	return nil
 }
 
-func (p *packed) push(id, count uint16, written uint32) {
+func (p *packed) put(id, count uint16, written uint32) {
 	at := uint64(p.used.i) * descSize
 	binary.LittleEndian.PutUint32(p.desc[at+packedLen:], written)
 	binary.LittleEndian.PutUint16(p.desc[at+packedID:], id)
@@ -189,12 +194,25 @@ func (p *packed) push(id, count uint16, written uint32) {
 	if written > 0 {
 		flags |= descFWrite // §2.8.4: the element's length means something
 	}
-	// The release store orders the element, and the data before it, before the flags.
-	p.desc.StoreUint16(at+packedFlags, flags)
+	// The driver looks at the elements in order, so the first one's flags
+	// hide all others until publish.
+	if p.staged {
+		p.desc.StoreUint16(at+packedFlags, flags)
+	} else {
+		p.staged, p.firstAt, p.firstFlags = true, at, flags
+	}
 	p.mem.MarkWritten(p.gpa+mem.GPA(at)+packedLen, descSize-packedLen)
 	p.used.advance(count, p.size)
 	p.flight -= uint32(count)
 	p.fresh = min(p.fresh+uint32(count), 2*uint32(p.size))
+}
+
+func (p *packed) publish() {
+	// The release store orders the elements, and the data before them, before
+	// the flags.
+	p.desc.StoreUint16(p.firstAt+packedFlags, p.firstFlags)
+	p.mem.MarkWritten(p.gpa+mem.GPA(p.firstAt)+packedFlags, 2)
+	p.staged = false
 }
 
 func (p *packed) interruptWanted() bool {

@@ -122,8 +122,11 @@ type ring interface {
 	available() (bool, error)
 	// pop takes the next chain.
 	pop(c *Chain) (bool, error)
-	// push gives a chain back, visible to the driver on return.
-	push(id, count uint16, written uint32)
+	// put writes the used element of a chain, not yet visible to the driver.
+	put(id, count uint16, written uint32)
+	// publish makes visible what was put since the last publish, at once. At
+	// least one chain was put.
+	publish()
 	// interruptWanted reports whether the driver wants to be notified of
 	// what was pushed since the last call.
 	interruptWanted() bool
@@ -208,6 +211,37 @@ func (q *Queue) report(err error) {
 // writable part. On a closed or broken queue it does nothing. The driver
 // learns of it by Notify.
 func (q *Queue) Push(c *Chain, written uint32) {
+	q.mark(c, written)
+	q.mu.Lock()
+	if !q.closed && q.err == nil {
+		q.flight--
+		q.ring.put(c.id, c.count, written)
+		q.ring.publish()
+	}
+	q.mu.Unlock()
+}
+
+// PushAll gives several chains back so that the driver sees either none or all
+// of them; written[i] belongs to cs[i]. A packet in merged buffers needs it:
+// its first buffer says how many follow, and the driver takes them at once
+// (§5.1.6.4).
+func (q *Queue) PushAll(cs []*Chain, written []uint32) {
+	for i, c := range cs {
+		q.mark(c, written[i])
+	}
+	q.mu.Lock()
+	if !q.closed && q.err == nil && len(cs) > 0 {
+		for i, c := range cs {
+			q.flight--
+			q.ring.put(c.id, c.count, written[i])
+		}
+		q.ring.publish()
+	}
+	q.mu.Unlock()
+}
+
+// mark tells the dirty log of what the device wrote to a chain.
+func (q *Queue) mark(c *Chain, written uint32) {
 	left := uint64(written)
 	for _, b := range c.Writable {
 		n := min(left, uint64(len(b.Bytes)))
@@ -217,12 +251,6 @@ func (q *Queue) Push(c *Chain, written uint32) {
 		q.cfg.Mem.MarkWritten(b.GPA, n)
 		left -= n
 	}
-	q.mu.Lock()
-	if !q.closed && q.err == nil {
-		q.flight--
-		q.ring.push(c.id, c.count, written)
-	}
-	q.mu.Unlock()
 }
 
 // Notify interrupts the driver if it wants to know of the chains pushed since

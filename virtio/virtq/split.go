@@ -181,15 +181,19 @@ func (c *Chain) add(m *mem.Memory, d desc) error {
 	return nil
 }
 
-func (s *split) push(id, _ uint16, written uint32) {
+func (s *split) put(id, _ uint16, written uint32) {
 	off := usedRing + usedElem*uint64(s.nextUsed%s.size)
 	binary.LittleEndian.PutUint32(s.used[off:], uint32(id))
 	binary.LittleEndian.PutUint32(s.used[off+4:], written)
+	s.mem.MarkWritten(s.gpa+mem.GPA(off), usedElem)
 	s.nextUsed++
 	s.lapped = s.lapped || s.nextUsed == s.signalled
-	// The release store orders the entry, and the data before it, before the index.
+}
+
+func (s *split) publish() {
+	// The release store orders the elements, and the data before them, before
+	// the index.
 	s.storeUsed(usedIdx, s.nextUsed)
-	s.mem.MarkWritten(s.gpa+mem.GPA(off), usedElem)
 }
 
 func (s *split) interruptWanted() bool {
