@@ -10,12 +10,13 @@ import (
 // receiver collects receive buffers until the largest packet fits, hands them
 // to the link in one piece, and gives back what the packet used.
 type receiver struct {
-	q      *virtq.Queue
-	merge  bool
-	chains []*virtq.Chain // taken and not given back, in order
-	spare  []*virtq.Chain // unused Chain values
-	pieces []virtq.Buffer // of all chains, in order
-	room   int            // bytes in pieces
+	q       *virtq.Queue
+	merge   bool
+	chains  []*virtq.Chain // taken and not given back, in order
+	spare   []*virtq.Chain // unused Chain values
+	written []uint32       // of the chains given back, kept for its storage
+	pieces  []virtq.Buffer // of all chains, in order
+	room    int            // bytes in pieces
 }
 
 // receive feeds packets to the guest until the queue is closed or the link is
@@ -91,11 +92,14 @@ func (r *receiver) deliver(n int) {
 	binary.LittleEndian.PutUint16(count[:], uint16(used))
 	r.chains[0].WriteAt(count[:], hdrNumBuffers)
 	left = n
+	r.written = r.written[:0]
 	for _, c := range r.chains[:used] {
 		part := min(uint64(left), c.WritableLen)
-		r.q.Push(c, uint32(part))
+		r.written = append(r.written, uint32(part))
 		left -= int(part)
 	}
+	// A driver that polls must not see the first buffer without the others.
+	r.q.PushAll(r.chains[:used], r.written)
 	r.q.Notify()
 	r.spare = append(r.spare, r.chains[:used]...)
 	r.chains = append(r.chains[:0], r.chains[used:]...)
