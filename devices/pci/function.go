@@ -35,6 +35,9 @@ type BAR struct {
 	Size uint64
 	// Wide is a 64-bit BAR, which occupies two registers.
 	Wide bool
+	// Address is where Host.Add puts the BAR; 0 leaves it to the host. It is
+	// a multiple of Size, in a window of the host and free.
+	Address uint64
 	// Prefetchable memory has no side effects on reads.
 	Prefetchable bool
 	// Device gets the accesses. Without one the BAR is only an address: the

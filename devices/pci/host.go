@@ -103,7 +103,8 @@ func (h *Host) AddAt(f *Function, a Address) error {
 	return nil
 }
 
-// assign gives a BAR the next naturally aligned address of its window.
+// assign gives a BAR the address that it asks for, or the next naturally
+// aligned one of its window.
 //
 // Preconditions: h.mu is held.
 func (h *Host) assign(f *Function, b *bar) error {
@@ -112,13 +113,33 @@ func (h *Host) assign(f *Function, b *bar) error {
 		w, next = h.cfg.High, &h.high
 	}
 	addr := (*next + b.Size - 1) &^ (b.Size - 1)
-	if addr < *next || !w.holds(addr, b.Size) {
+	if b.Address != 0 {
+		if o := h.owner(b.Address, b.Size); o != nil || b.Address&(b.Size-1) != 0 {
+			return fmt.Errorf("pci %s: BAR %d of %#x bytes cannot be at %#x", f.name, b.index, b.Size, b.Address)
+		}
+		addr = b.Address
+	}
+	if (b.Address == 0 && addr < *next) || !w.holds(addr, b.Size) {
 		return fmt.Errorf("pci %s: no room for BAR %d of %d MiB in the window %#x-%#x",
 			f.name, b.index, b.Size>>20, w.Start, w.End)
 	}
-	*next = addr + b.Size
+	*next = max(*next, addr+b.Size)
 	b.assigned = addr
 	b.put(f.cfg[:], addr)
+	return nil
+}
+
+// owner returns a BAR that was given a part of [addr, addr+size), or nil.
+//
+// Preconditions: h.mu is held.
+func (h *Host) owner(addr, size uint64) *bar {
+	for _, f := range h.order {
+		for _, b := range f.bars {
+			if addr < b.assigned+b.Size && b.assigned < addr+size {
+				return b
+			}
+		}
+	}
 	return nil
 }
 

@@ -250,6 +250,32 @@ func TestWrongBARs(t *testing.T) {
 	}
 }
 
+// A BAR whose address the machine chose, because memory is there already.
+func TestFixedBAR(t *testing.T) {
+	m := newMachine(t, nil)
+	at := func(addr uint64) (*pci.Function, error) {
+		f := pci.NewFunction("fixed", pci.ID{})
+		m.check(f.AddBAR(2, pci.BAR{Size: 1 << 32, Wide: true, Address: addr}))
+		_, err := m.host.Add(f)
+		return f, err
+	}
+	f, err := at(highStart + 2<<32)
+	if err != nil || f.BARAddress(2) != highStart+2<<32 {
+		t.Fatalf("at %#x: %v", f.BARAddress(2), err)
+	}
+	if f, err = at(0); err != nil || f.BARAddress(2) != highStart+3<<32 {
+		t.Errorf("the next is at %#x: %v", f.BARAddress(2), err)
+	}
+	if f, err = at(highStart); err != nil || f.BARAddress(2) != highStart {
+		t.Errorf("below is %#x: %v", f.BARAddress(2), err)
+	}
+	for _, addr := range []uint64{highStart + 2<<32, highStart + 4<<32 + 4096, lowStart, highEnd, 1 << 63} {
+		if _, err := at(addr); err == nil {
+			t.Errorf("a BAR at %#x", addr)
+		}
+	}
+}
+
 // PCI 3.0 §6.7: the capability list, its writable bits and its handlers.
 func TestCapabilities(t *testing.T) {
 	m := newMachine(t, nil)

@@ -28,6 +28,10 @@ import (
 type Options struct {
 	// Features are ring features to offer beside those that are always there.
 	Features virtio.Features
+	// SharedMemory gives the guest physical address of shared memory regions
+	// by their ID, for a machine that put memory there before: a multiple of
+	// the region's size in the 64-bit window. Others get one from the host.
+	SharedMemory map[uint8]mem.GPA
 	// Log is told why the device stopped, at most once a second.
 	Log func(error)
 }
@@ -87,7 +91,7 @@ func New(name string, dev virtio.Device, m *mem.Memory, wires bus.Wires, o Optio
 	if err := f.AddBAR(0, pci.BAR{Size: barSize, Device: registers{f}, Moved: f.moved}); err != nil {
 		return nil, err
 	}
-	if err := f.addSharedMemory(dev); err != nil {
+	if err := f.addSharedMemory(dev, o.SharedMemory); err != nil {
 		return nil, err
 	}
 	if err := f.addCapabilities(n); err != nil {
@@ -97,14 +101,14 @@ func New(name string, dev virtio.Device, m *mem.Memory, wires bus.Wires, o Optio
 }
 
 // addSharedMemory gives each shared memory region a BAR.
-func (f *Function) addSharedMemory(dev virtio.Device) error {
+func (f *Function) addSharedMemory(dev virtio.Device, at map[uint8]mem.GPA) error {
 	s, ok := dev.(virtio.SharedMemoryDevice)
 	if !ok {
 		return nil
 	}
 	for i, r := range s.SharedMemory() {
 		n := 2 + 2*i
-		if err := f.AddBAR(n, pci.BAR{Size: r.Size, Wide: true, Prefetchable: true}); err != nil {
+		if err := f.AddBAR(n, pci.BAR{Size: r.Size, Wide: true, Prefetchable: true, Address: uint64(at[r.ID])}); err != nil {
 			return fmt.Errorf("shared memory region %d: %w", r.ID, err)
 		}
 		f.sharedRegions = append(f.sharedRegions, shared{r, n})

@@ -13,6 +13,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/bus/bustest"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
 
 const (
@@ -50,7 +51,7 @@ func newRig(t testing.TB, dev *virtiotest.Fake) *rig {
 	})
 	r.check(err)
 	r.check(r.MMIO.Map("ecam", ecam, 1<<20, r.host.ECAM()))
-	r.f, err = virtiopci.New("test", dev, r.mem.Memory, r.wires, virtiopci.Options{})
+	r.f, err = virtiopci.New("test", dev, r.mem.Memory, r.wires, virtiopci.Options{SharedMemory: map[uint8]mem.GPA{4: 1<<36 + 1<<34}})
 	r.check(err)
 	t.Cleanup(r.f.Close)
 	a, err := r.host.Add(r.f.Function)
@@ -187,6 +188,9 @@ func TestDiscovery(t *testing.T) {
 	base, size, ok := r.f.SharedMemory(3)
 	if !ok || size != 8<<30 || uint64(base) != r.read(r.cfg+0x10+4*uint64(shm.bar), 8)&^15 || base%(8<<30) != 0 {
 		t.Errorf("shared memory at %#x+%#x", base, size)
+	}
+	if base, _, _ := newRig(t, &virtiotest.Fake{Shared: []virtio.SharedMemory{{ID: 4, Size: 1 << 30}}}).f.SharedMemory(4); base != 1<<36+1<<34 {
+		t.Errorf("shared memory with a chosen address is at %#x", base)
 	}
 	if _, _, ok := r.f.SharedMemory(0); ok {
 		t.Error("a region that is none")
