@@ -1,0 +1,83 @@
+package soft
+
+// Debug registers and single-step (SDM vol. 3B chapter 17).
+
+const (
+	dr6BS = 1 << 14
+	dr6BD = 1 << 13
+	dr7GD = 1 << 13
+)
+
+func (c *CPU) debugAccess(n uint8) (uint8, bool) {
+	s := c.s
+	if n == 4 || n == 5 {
+		if s.CR4&cr4DE != 0 {
+			return n, c.fault(vecUD)
+		}
+		n += 2
+	}
+	if n > 7 {
+		return n, c.fault(vecUD)
+	}
+	if s.DR[7]&dr7GD != 0 {
+		s.DR[6] |= dr6BD
+		s.DR[7] &^= dr7GD
+		return n, c.fault(vecDB)
+	}
+	return n, true
+}
+
+func (c *CPU) readDR(n uint8) (uint64, bool) {
+	n, ok := c.debugAccess(n)
+	if !ok {
+		return 0, false
+	}
+	return c.s.DR[n], true
+}
+
+func (c *CPU) writeDR(n uint8, v uint64) bool {
+	n, ok := c.debugAccess(n)
+	if !ok {
+		return false
+	}
+	switch n {
+	case 6:
+		if v>>32 != 0 {
+			return c.faultErr(vecGP, 0)
+		}
+		v = v&0xe00f | 0xffff0ff0
+	case 7:
+		if v>>32 != 0 {
+			return c.faultErr(vecGP, 0)
+		}
+		v = v&0xffff2fff | 0x400
+	}
+	c.s.DR[n] = v
+	return true
+}
+
+// breakpoints reports whether an instruction breakpoint is set in DR7.
+func (c *CPU) stepping() bool {
+	s := c.s
+	return s.Flags&flagTF != 0 || s.DR[7]&0xff != 0
+}
+
+// execBreakpoint raises #DB for an enabled instruction breakpoint at la.
+func (c *CPU) execBreakpoint(la uint64) bool {
+	s := c.s
+	if s.Flags&flagRF != 0 || s.DR[7]&0xff == 0 {
+		return false
+	}
+	hit := uint64(0)
+	for i := range uint(4) {
+		if s.DR[7]>>(2*i)&3 != 0 && s.DR[7]>>(16+4*i)&15 == 0 && s.DR[i] == la {
+			hit |= 1 << i
+		}
+	}
+	if hit == 0 {
+		return false
+	}
+	s.DR[6] = s.DR[6]&^0xf | hit
+	c.fault(vecDB)
+	return true
+}

@@ -1,0 +1,225 @@
+package soft
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// exec runs a block from its start. On stFault State.RIP is the address of the
+// instruction at fault.
+func (c *CPU) exec(b *block) int {
+	s := c.s
+	s.R[regBlock] = s.RIP
+	c.blk = b
+	ops := b.ops
+	for i := range ops {
+		o := &ops[i]
+		if st := o.fn(c, o); st != stNext {
+			s.Count += uint64(i + 1)
+			if st == stFault {
+				s.RIP = s.R[regBlock] + uint64(o.pos)
+				s.Count--
+			}
+			return st
+		}
+	}
+	panic("soft: block without an end")
+}
+
+// pending reports whether the loop must look at events before going on.
+func (c *CPU) pending() bool { return atomic.LoadUint32(&c.s.Exit) != 0 }
+
+// loop executes guest code until something needs the machine's attention.
+func (c *CPU) loop() vcpu.Exit {
+	s := c.s
+	for {
+		// The block behind STI or MOV SS runs before any interrupt.
+		if c.shadow && !c.halted {
+			c.shadow = false
+		} else if c.halted || atomic.LoadUint32(&s.Exit) != 0 {
+			c.shadow = false
+			if ex, stop := c.events(); stop {
+				return ex
+			}
+			if c.halted {
+				continue
+			}
+		}
+		if c.stepping() {
+			if ex, stop := c.step(); stop {
+				return ex
+			}
+			continue
+		}
+		b := c.lookup()
+		if b == nil {
+			if ex, stop := c.except(); stop {
+				return ex
+			}
+			continue
+		}
+		st := c.chain(b)
+		switch st {
+		case stFault:
+			if ex, stop := c.except(); stop {
+				return ex
+			}
+		case stExit:
+			s.Flags &^= flagRF
+			c.rearm()
+		}
+	}
+}
+
+// chain runs b and its successors as long as they are known and nothing is pending.
+func (c *CPU) chain(b *block) int {
+	s := c.s
+	for {
+		st := c.exec(b)
+		switch st {
+		case stTaken, stFall:
+			if atomic.LoadUint32(&s.Exit) != 0 {
+				return st
+			}
+			l := &b.links[st-stTaken]
+			if n := l.b; n != nil && !n.dead && (l.inPage || l.rip == s.RIP && l.local == c.localGen && l.global == c.globalGen) {
+				b = n
+				continue
+			}
+			n := c.lookup()
+			if n == nil {
+				return stFault
+			}
+			if c.mode == decode.Mode64 {
+				inPage := n.gpa>>12 == b.gpa>>12 && n.host2 == 0 && b.host2 == 0 && (s.R[regBlock]^s.RIP)>>12 == 0
+				*l = link{n, s.RIP, c.localGen, c.globalGen, inPage}
+			}
+			b = n
+		case stIndirect:
+			if atomic.LoadUint32(&s.Exit) != 0 {
+				return st
+			}
+			if b = c.lookup(); b == nil {
+				return stFault
+			}
+		default:
+			return st
+		}
+	}
+}
+
+// rearm looks at interrupts again after an instruction that may have enabled them.
+func (c *CPU) rearm() {
+	if c.intrWaiting && c.s.Flags&flagIF != 0 {
+		c.intrWaiting = false
+		atomic.OrUint32(&c.s.Exit, exitIntr)
+	}
+}
+
+// single executes exactly one instruction (a whole REP until an event).
+func (c *CPU) single() int {
+	c.noCache = true
+	b := c.one()
+	c.noCache = false
+	if b == nil {
+		return stFault
+	}
+	return c.exec(b)
+}
+
+// one builds an uncached block of one instruction at State.RIP.
+func (c *CPU) one() *block {
+	s := c.s
+	la := s.RIP
+	if c.mode != decode.Mode64 {
+		if s.RIP > uint64(s.Seg[vcpu.CS].Limit) {
+			c.faultErr(vecGP, 0)
+			return nil
+		}
+		la = (la + s.Seg[vcpu.CS].Base) & 0xffffffff
+	}
+	gpa, host, ok := c.fetchPage(la)
+	if !ok {
+		return nil
+	}
+	c.maxOps = 1
+	b := c.build(la, gpa, blockKey{host, c.modeKey()})
+	c.maxOps = maxOps
+	return b
+}
+
+// step executes one instruction under TF or breakpoints.
+func (c *CPU) step() (vcpu.Exit, bool) {
+	s := c.s
+	la := s.RIP
+	if c.mode != decode.Mode64 {
+		la = (la + s.Seg[vcpu.CS].Base) & 0xffffffff
+	}
+	if c.execBreakpoint(la) {
+		return c.except()
+	}
+	tf := s.Flags & flagTF
+	s.Flags &^= flagRF
+	st := c.single()
+	if st == stFault {
+		return c.except()
+	}
+	if st == stExit {
+		c.rearm()
+	}
+	if tf != 0 && st != stExit || tf != 0 && st == stExit && s.Flags&flagTF != 0 {
+		s.DR[6] |= dr6BS
+		c.fault(vecDB)
+		return c.except()
+	}
+	return vcpu.Exit{}, false
+}
+
+// except delivers the pending exception.
+func (c *CPU) except() (vcpu.Exit, bool) {
+	c.stackAccess = false
+	rip := c.s.RIP
+	e := c.exc
+	if c.vm.trace != nil {
+		c.vm.trace("exception %d error %#x cr2 %#x rip %#x rsp %#x", e.vec, e.err, e.cr2, rip, c.s.R[vcpu.RSP])
+	}
+	if c.deliver() {
+		return vcpu.Exit{}, false
+	}
+	return vcpu.Exit{Reason: vcpu.ExitShutdown, Detail: c.dump(e)}, true
+}
+
+// dump describes the CPU for people: registers and the code at RIP.
+func (c *CPU) dump(e exception) string {
+	s := c.s
+	var b strings.Builder
+	fmt.Fprintf(&b, "exception %d error %#x\n", e.vec, e.err)
+	names := [...]string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"}
+	for i, n := range names {
+		fmt.Fprintf(&b, "%3s %016x", n, s.R[i])
+		b.WriteByte(" \n"[boolBit(i%4 == 3)])
+	}
+	fmt.Fprintf(&b, "rip %016x flags %08x cpl %d count %d\n", s.RIP, s.rflags(), s.CPL, s.Count)
+	fmt.Fprintf(&b, "cr0 %08x cr2 %016x cr3 %016x cr4 %08x efer %04x\n", s.CR0, s.CR2, s.CR3, s.CR4, s.EFER)
+	for i, n := range [...]string{"es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr"} {
+		g := s.Seg[i]
+		fmt.Fprintf(&b, "%3s %04x base %016x limit %08x attr %05x\n", n, g.Selector, g.Base, g.Limit, g.Attr)
+	}
+	fmt.Fprintf(&b, "gdt %016x+%04x idt %016x+%04x\ncode", s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
+	la := s.RIP
+	if c.mode != decode.Mode64 {
+		la = (la + s.Seg[vcpu.CS].Base) & 0xffffffff
+	}
+	for i := range uint64(16) {
+		v, ok := c.loadSys(c.wrap(la+i), 1)
+		if !ok {
+			break
+		}
+		fmt.Fprintf(&b, " %02x", v)
+	}
+	return b.String()
+}

@@ -1,0 +1,311 @@
+// Package soft is a software x86-64 CPU: the engine for hosts without usable
+// KVM, and for tests. It runs every mode of the processor in an interpreter.
+//
+// It isolates a guest as an emulator does, not as hardware does: a bug here is
+// a bug in a host process. Guest memory is reached through translation buffers
+// whose entries are filled from mem.Region alone.
+//
+// Documents: Intel 64 and IA-32 Architectures Software Developer's Manual
+// (SDM), volumes 1 to 4, edition 080 and later; Linux
+// Documentation/virt/kvm/x86 for the paravirtual clock.
+package soft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+
+	crand "crypto/rand"
+
+	"github.com/gvmspawn/gvmspawn/devices/lapic"
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// Config is what a software machine is made of.
+type Config struct {
+	// Memory is the guest's memory, complete and final.
+	Memory *mem.Memory
+	// CPUs is the number of virtual CPUs, 1 to 64.
+	CPUs int
+	// IO is told of port and memory-mapped I/O.
+	IO vcpu.IO
+	// Deterministic makes time a function of the executed instructions and
+	// RDRAND one of Seed, so that two runs are the same. CPUs must be 1.
+	Deterministic bool
+	Seed          uint64
+	// Trace, if set, is called for exceptions and interrupts. It is slow.
+	Trace func(format string, args ...any)
+	// Log, if set, is told of unsupported instructions, once an opcode.
+	Log func(format string, args ...any)
+}
+
+// VM is a machine of software CPUs. It implements vcpu.VM.
+type VM struct {
+	mem      *mem.Memory
+	io       vcpu.IO
+	cpus     []*CPU
+	regions  []region
+	features features
+	trace    func(string, ...any)
+	log      func(string, ...any)
+
+	deterministic bool
+	skipped       uint64
+	rng           *rand.PCG
+	clock         bus.Clock
+	hostClock     *bus.HostClock // nil in deterministic mode
+	apics         *lapic.Cluster
+	extINT        func() uint8 // acknowledges the 8259 pair's interrupt
+	wallClock     atomic.Uint64
+	noted         map[uint32]bool
+}
+
+// CPU is one virtual CPU. It implements vcpu.VCPU.
+type CPU struct {
+	s     *State
+	vm    *VM
+	id    int
+	arena []byte
+	wake  chan struct{}
+
+	mode decode.Mode
+	exc  exception
+	blk  *block
+	// ip and next are the addresses of the running generic instruction and
+	// of the one behind it.
+	ip, next    uint64
+	stackAccess bool // a non-canonical address raises #SS, not #GP
+	halted      bool
+	shadow      bool // interrupts are held off until the next block is done
+	waiting     bool // for SIPI
+	nmiBlocked  bool
+	intrWaiting bool // an interrupt waits for IF
+	noCache     bool
+	maxOps      int
+
+	slots                 [tlbSlots]slot
+	slot                  *slot
+	slotTime              uint64
+	tlbMode, walkMode     int
+	localGen, globalGen   uint64
+	lastGlobal            bool
+	pages                 map[uint64]*codePage
+	jump                  [jumpSize]jumpEntry
+	hash                  [hashSize]*block
+	ops                   []op
+	insts                 []decode.Inst
+	arenaOps              []op
+	cached                int
+	native                nativeArgs
+	star, lstar, cstar    uint64
+	fmask, kernelGS       uint64
+	sysenterCS            uint64
+	sysenterESP           uint64
+	sysenterEIP           uint64
+	apic                  *lapic.APIC
+	tscOffset             atomic.Uint64
+	tscAdjust             uint64
+	tscAux, pat, specCtrl uint64
+	pvclock               uint64
+	pvVersion             uint32
+	mtrrs                 [28]uint64
+}
+
+// New makes a machine. The CPUs are in the state after RESET; the boot CPU
+// runs from there or from what SetRegisters gives it.
+func New(cfg Config) (*VM, error) {
+	if cfg.CPUs < 1 || cfg.CPUs > 64 {
+		return nil, fmt.Errorf("software CPU: %d CPUs asked for, 1 to 64 are possible", cfg.CPUs)
+	}
+	if cfg.Deterministic && cfg.CPUs != 1 {
+		return nil, errors.New("software CPU: deterministic runs have one CPU")
+	}
+	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: defaultFeatures(), trace: cfg.Trace, log: cfg.Log,
+		deterministic: cfg.Deterministic, noted: map[uint32]bool{}}
+	seed := [2]uint64{cfg.Seed, cfg.Seed}
+	if !cfg.Deterministic {
+		var b [16]byte
+		_, _ = crand.Read(b[:]) // never fails
+		seed = [2]uint64{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
+	}
+	vm.rng = rand.NewPCG(seed[0], seed[1])
+	for _, r := range cfg.Memory.Regions() {
+		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, r})
+	}
+	vm.hostClock = bus.NewHostClock()
+	vm.clock = vm.hostClock
+	if err := vm.newAPICs(cfg.CPUs); err != nil {
+		return nil, err
+	}
+	for i := range cfg.CPUs {
+		c, err := newCPU(vm, i)
+		if err != nil {
+			_ = vm.Close()
+			return nil, err
+		}
+		vm.cpus = append(vm.cpus, c)
+	}
+	return vm, nil
+}
+
+func newCPU(vm *VM, id int) (*CPU, error) {
+	s, arena, err := newArena()
+	if err != nil {
+		return nil, err
+	}
+	c := &CPU{s: s, vm: vm, id: id, arena: arena, wake: make(chan struct{}, 1), maxOps: maxOps,
+		pages: map[uint64]*codePage{}, pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
+	c.initTLBs()
+	c.resetRegisters()
+	c.waiting = id != 0
+	c.halted = c.waiting
+	return c, nil
+}
+
+// Name is "soft".
+func (vm *VM) Name() string { return "soft" }
+
+// CPUs is the number of virtual CPUs.
+func (vm *VM) CPUs() int { return len(vm.cpus) }
+
+// VCPU returns CPU i.
+func (vm *VM) VCPU(i int) vcpu.VCPU { return vm.cpus[i] }
+
+// Close frees the CPUs. Every Run has returned before.
+func (vm *VM) Close() error {
+	for _, c := range vm.cpus {
+		freeArena(c.arena)
+		c.s, c.arena = nil, nil
+	}
+	vm.cpus = nil
+	return nil
+}
+
+func (vm *VM) random() uint64 { return vm.rng.Uint64() }
+
+// noteInvalid logs the first meeting with an unsupported opcode.
+func (vm *VM) noteInvalid(c *CPU) {
+	if vm.log == nil {
+		return
+	}
+	h, ok := c.loadSys(c.next, 4)
+	if !ok || vm.noted[uint32(h)] || len(vm.noted) > 200 {
+		return
+	}
+	vm.noted[uint32(h)] = true
+	vm.log("unsupported instruction % x at %#x", h, c.next)
+}
+
+// Run executes guest code until something needs the machine's attention.
+func (c *CPU) Run() (vcpu.Exit, error) { return c.loop(), nil }
+
+// notify sets reasons to leave the loop and wakes a halted CPU.
+func (c *CPU) notify(reason uint32) {
+	atomic.OrUint32(&c.s.Exit, reason)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Kick makes the present or the next Run return ExitKick.
+func (c *CPU) Kick() { c.notify(exitKick) }
+
+// NMI delivers a non-maskable interrupt.
+func (c *CPU) NMI() error {
+	c.apic.NMI()
+	return nil
+}
+
+// clearExit takes reasons back and reports whether any of them was set.
+func (c *CPU) clearExit(reason uint32) bool {
+	return atomic.AndUint32(&c.s.Exit, ^reason)&reason != 0
+}
+
+// events handles what State.Exit asks for, and waits while the CPU is halted.
+func (c *CPU) events() (vcpu.Exit, bool) {
+	for {
+		x := atomic.LoadUint32(&c.s.Exit)
+		if x&exitKick != 0 {
+			c.clearExit(exitKick)
+			return vcpu.Exit{Reason: vcpu.ExitKick}, true
+		}
+		if x&exitIntr != 0 {
+			c.clearExit(exitIntr)
+			if ex, stop, done := c.interrupts(); done {
+				atomic.OrUint32(&c.s.Exit, exitIntr) // there may be more
+				return ex, stop
+			}
+			continue
+		}
+		if !c.halted {
+			return vcpu.Exit{}, false
+		}
+		<-c.wake
+	}
+}
+
+// inject delivers an external interrupt.
+func (c *CPU) inject(vec uint8) (vcpu.Exit, bool) {
+	if c.vm.trace != nil {
+		c.vm.trace("interrupt %d rip %#x", vec, c.s.RIP)
+	}
+	e := exception{vec: vec}
+	if c.interrupt(e) {
+		return vcpu.Exit{}, false
+	}
+	return c.except()
+}
+
+// flushPCID drops the non-global translations of a PCID.
+func (c *CPU) flushPCID(pcid uint64) {
+	for i := range c.slots {
+		if c.slots[i].pcid == pcid {
+			for m := range c.slots[i].modes {
+				c.slots[i].modes[m].flushLocal()
+			}
+		}
+	}
+	c.localGen++
+}
+
+// Registers reads the architectural state.
+func (c *CPU) Registers(r *vcpu.Registers) error {
+	s := c.s
+	copy(r.GPR[:], s.R[:16])
+	r.RIP, r.RFLAGS = s.RIP, s.rflags()
+	copy(r.Seg[:], s.Seg[:6])
+	r.LDTR, r.TR, r.GDT, r.IDT = s.Seg[segLDTR], s.Seg[segTR], s.GDT, s.IDT
+	r.CR0, r.CR2, r.CR3, r.CR4, r.CR8, r.EFER = s.CR0, s.CR2, s.CR3, s.CR4, c.readCR8(), s.EFER
+	return nil
+}
+
+// SetRegisters replaces the architectural state.
+func (c *CPU) SetRegisters(r *vcpu.Registers) error {
+	s := c.s
+	copy(s.R[:16], r.GPR[:])
+	s.RIP = r.RIP
+	s.Flags = r.RFLAGS &^ flagsArith
+	s.setArith(r.RFLAGS)
+	copy(s.Seg[:6], r.Seg[:])
+	s.Seg[segLDTR], s.Seg[segTR], s.GDT, s.IDT = r.LDTR, r.TR, r.GDT, r.IDT
+	s.CR0, s.CR2, s.CR3, s.CR4, s.EFER = r.CR0|cr0ET, r.CR2, r.CR3, r.CR4, r.EFER
+	if s.CR0&cr0PG != 0 && s.EFER&eferLME != 0 {
+		s.EFER |= eferLMA
+	}
+	s.CPL = 0
+	if c.protected() {
+		s.CPL = r.Seg[vcpu.SS].Attr >> 5 & 3
+	}
+	c.halted = false
+	c.writeCR8(r.CR8)
+	c.flushTLB()
+	c.switchCR3(true)
+	c.setMode()
+	return nil
+}
