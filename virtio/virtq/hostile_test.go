@@ -2,7 +2,10 @@ package virtq_test
 
 import (
 	"errors"
+	"math/rand/v2"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/gvmspawn/gvmspawn/virtio/virtq"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
@@ -237,5 +240,59 @@ func TestNew(t *testing.T) {
 	good.Desc, good.Avail, good.Used = 0x1000, 0x1000, 0x1000 // overlap is the guest's own loss
 	if _, err := virtq.New(good); err != nil {
 		t.Error(err)
+	}
+}
+
+// Row 18: another CPU rewrites everything while the device looks. Whatever
+// comes out lies in RAM, and the device comes to an end.
+func TestHostileRewrite(t *testing.T) {
+	for _, packed := range []bool{false, true} {
+		m := virtqtest.NewMemory(t, ramSize)
+		d := virtqtest.New(t, 8, virtqtest.Options{Memory: m, Packed: packed, Indirect: true, EventIdx: true, NoQueue: true})
+		area := m.Bytes(d.Config.Desc, 8*16)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(1, 2))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				// Mostly plausible values, so that chains get long.
+				area[rng.IntN(len(area))] = [...]byte{0, 1, 2, 3, 0x80, 0x81, 0x10, 0xff}[rng.IntN(8)]
+			}
+		})
+		chains := 0
+		for end := time.Now().Add(150 * time.Millisecond); time.Now().Before(end); {
+			q, err := virtq.New(d.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var c virtq.Chain
+			for i := range uint16(200) {
+				good := virtqtest.Desc{Addr: 0x1000, Len: 1}
+				if packed {
+					good.Flags = virtqtest.Available(i/8%2 == 0)
+					d.Packed.SetDesc(int(i%8), good, 0)
+				} else {
+					d.Split.SetDesc(int(i%8), good)
+					d.Split.SetAvail(i, i%8)
+					d.Split.SetAvailIdx(i + 1)
+				}
+				if q.Pop(&c) {
+					chains++
+					checkChain(t, m, &c)
+					q.Push(&c, 0)
+					q.Notify()
+				}
+			}
+		}
+		close(stop)
+		wg.Wait()
+		if chains == 0 {
+			t.Errorf("packed %v: no chain came out", packed)
+		}
 	}
 }
