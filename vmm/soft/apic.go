@@ -1,8 +1,10 @@
 package soft
 
 import (
+	"github.com/gvmspawn/gvmspawn/devices/ioapic"
 	"github.com/gvmspawn/gvmspawn/devices/lapic"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
+	"github.com/gvmspawn/gvmspawn/vmm/layout"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
@@ -12,12 +14,14 @@ func (vm *VM) newAPICs(cpus int) error {
 	for i := range ids {
 		ids[i] = uint32(i)
 	}
+	vm.ioapic = ioapic.New(ioapic.Config{Send: func(addr uint64, data uint32) { vm.apics.Deliver(addr, data) }})
 	var err error
 	vm.apics, err = lapic.NewCluster(lapic.Config{
 		IDs:     ids,
 		Clock:   vm.clock,
 		FromTSC: func(cpu int, tsc uint64) uint64 { return vm.cpus[cpu].fromTSC(tsc) },
 		Wake:    func(cpu int) { vm.cpus[cpu].notify(exitIntr) },
+		EOI:     vm.ioapic.EOI,
 	})
 	return err
 }
@@ -35,9 +39,12 @@ func (c *CPU) fromTSC(tsc uint64) uint64 {
 	return t
 }
 
-// apicRead and apicWrite reach the CPU's own local APIC at its memory-mapped
-// address.
+// apicRead and apicWrite reach the CPU's own local APIC and the I/O APIC at
+// their memory-mapped addresses.
 func (c *CPU) apicRead(gpa uint64, size uint8) (uint64, bool) {
+	if off := gpa - layout.IOAPIC; off < layout.IOAPICSize {
+		return c.vm.ioapic.Read(off, int(size)), true
+	}
 	base, ok := c.apic.MMIOBase()
 	if !ok || gpa-base >= 4096 {
 		return 0, false
@@ -46,6 +53,10 @@ func (c *CPU) apicRead(gpa uint64, size uint8) (uint64, bool) {
 }
 
 func (c *CPU) apicWrite(gpa, v uint64, size uint8) bool {
+	if off := gpa - layout.IOAPIC; off < layout.IOAPICSize {
+		c.vm.ioapic.Write(off, int(size), zeroExtend(v, size))
+		return true
+	}
 	base, ok := c.apic.MMIOBase()
 	if !ok || gpa-base >= 4096 {
 		return false

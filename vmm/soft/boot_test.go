@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/boot/linux"
+	"github.com/gvmspawn/gvmspawn/firmware/acpi"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
 
@@ -96,7 +97,11 @@ func TestBootLinux(t *testing.T) {
 	if cmd == "" {
 		cmd = "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t"
 	}
-	regs, err := linux.Load(linux.Boot{Memory: m, Image: img, CommandLine: cmd,
+	rsdp, err := acpi.Write(m, acpi.Config{CPUs: 1, RAMEnd: m.RAMEnd()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	regs, err := linux.Load(linux.Boot{Memory: m, Image: img, RSDP: rsdp, CommandLine: cmd,
 		Initrds: []linux.Initrd{{Name: "initrd", Size: int64(len(rd)), Data: bytes.NewReader(rd)}}})
 	if err != nil {
 		t.Fatal(err)

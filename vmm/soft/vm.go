@@ -19,6 +19,7 @@ import (
 
 	crand "crypto/rand"
 
+	"github.com/gvmspawn/gvmspawn/devices/ioapic"
 	"github.com/gvmspawn/gvmspawn/devices/lapic"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -60,6 +61,7 @@ type VM struct {
 	clock         bus.Clock
 	hostClock     *bus.HostClock // nil in deterministic mode
 	apics         *lapic.Cluster
+	ioapic        *ioapic.IOAPIC
 	extINT        func() uint8 // acknowledges the 8259 pair's interrupt
 	wallClock     atomic.Uint64
 	noted         map[uint32]bool
