@@ -207,7 +207,7 @@ func (r *request) truncate(i *inode, in *setattrIn) unix.Errno {
 		defer sysClose(n)
 		fd = n
 	}
-	if in.Valid&fattrKillSuidgi != 0 {
+	if in.Valid&fattrKillSuidgid != 0 {
 		r.d.host.dropFSETID()
 		defer r.d.host.restoreFSETID()
 	}

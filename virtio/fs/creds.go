@@ -103,7 +103,7 @@ func (r *request) createAs() unix.Errno {
 	c.uid, c.gid = uid, gid
 	// The umask is the whole process's. Where it makes no difference the call
 	// runs right here, otherwise on a thread that has a umask of its own.
-	if h.umask == c.umask || c.umask == 0 && h.umask&c.mode == 0 {
+	if c.kind == createLink || h.umask == c.umask || c.umask == 0 && h.umask&c.mode == 0 {
 		return h.createHere(c, root)
 	}
 	return h.masked.run(h, c, root)
@@ -210,7 +210,7 @@ func (t *maskedThread) run(h *hostAccess, c *creation, root bool) unix.Errno {
 	t.mu.Lock()
 	if t.jobs == nil {
 		t.jobs = make(chan maskedJob)
-		go serveMasked(t.jobs)
+		go serveMasked(t.jobs, make(chan struct{}))
 	}
 	t.mu.Unlock()
 	t.jobs <- maskedJob{h, c, root}
@@ -227,8 +227,19 @@ func (t *maskedThread) stop() {
 }
 
 // serveMasked never unlocks its thread, so that it ends with the goroutine.
-func serveMasked(jobs <-chan maskedJob) {
+func serveMasked(jobs <-chan maskedJob, locked chan<- struct{}) {
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The main thread cannot end, and its umask is what the world takes
+		// for the process's. Keep it until another thread has the job.
+		other := make(chan struct{})
+		go serveMasked(jobs, other)
+		<-other
+		runtime.UnlockOSThread()
+		close(locked)
+		return
+	}
+	close(locked)
 	err := unix.Unshare(unix.CLONE_FS)
 	for j := range jobs {
 		if err != nil {

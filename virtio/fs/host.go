@@ -83,7 +83,7 @@ func (h *hostAccess) close() {
 
 // readUmask reads our umask without changing it for a moment.
 func readUmask() (uint32, error) {
-	b, err := os.ReadFile("/proc/self/status")
+	b, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return 0, fmt.Errorf("read the umask: %w", err)
 	}
@@ -91,7 +91,7 @@ func readUmask() (uint32, error) {
 	b, _, _ = bytes.Cut(b, []byte("\n"))
 	m, err := strconv.ParseUint(string(b), 8, 32)
 	if !ok || err != nil {
-		return 0, errors.New("read the umask: no Umask line in /proc/self/status")
+		return 0, errors.New("read the umask: no Umask line in /proc/thread-self/status")
 	}
 	return uint32(m), nil
 }

@@ -92,7 +92,6 @@ const (
 	initPosixACL         = 1 << 20
 	initMaxPages         = 1 << 22
 	initCacheSymlinks    = 1 << 23
-	initExplicitInval    = 1 << 25
 	initMapAlignment     = 1 << 26
 	initSubmounts        = 1 << 27
 	initHandleKillprivV2 = 1 << 28
@@ -105,16 +104,16 @@ const (
 
 // SETATTR valid bits (FATTR_).
 const (
-	fattrMode       = 1 << 0
-	fattrUID        = 1 << 1
-	fattrGID        = 1 << 2
-	fattrSize       = 1 << 3
-	fattrAtime      = 1 << 4
-	fattrMtime      = 1 << 5
-	fattrFH         = 1 << 6
-	fattrAtimeNow   = 1 << 7
-	fattrMtimeNow   = 1 << 8
-	fattrKillSuidgi = 1 << 11
+	fattrMode        = 1 << 0
+	fattrUID         = 1 << 1
+	fattrGID         = 1 << 2
+	fattrSize        = 1 << 3
+	fattrAtime       = 1 << 4
+	fattrMtime       = 1 << 5
+	fattrFH          = 1 << 6
+	fattrAtimeNow    = 1 << 7
+	fattrMtimeNow    = 1 << 8
+	fattrKillSuidgid = 1 << 11
 )
 
 // Flags in other requests and replies.
@@ -123,10 +122,7 @@ const (
 	fopenKeepCache = 1 << 1
 	fopenCacheDir  = 1 << 3
 
-	releaseFlush       = 1 << 0
-	releaseFlockUnlock = 1 << 1
-
-	getattrFH = 1 << 0
+	releaseFlush = 1 << 0
 
 	lkFlock = 1 << 0
 
