@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"os"
 	"testing"
 
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
@@ -10,10 +9,7 @@ import (
 // BenchmarkLoad measures what unpacking and placing a real kernel costs, into
 // RAM that is untouched each time, as at a start.
 func BenchmarkLoad(b *testing.B) {
-	path := os.Getenv(kernelVariable)
-	if path == "" {
-		b.Skip(kernelVariable + " names no kernel")
-	}
+	path := realKernel(b)
 	for _, tt := range []struct {
 		name  string
 		entry Entry

@@ -14,20 +14,30 @@ import (
 
 	"github.com/u-root/u-root/pkg/cpio"
 
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
-// The tests of this file run a real kernel, named by this variable, from the
-// state that Load leaves: QEMU's RAM is filled with ours, and a firmware of a
-// few instructions loads the registers.
+// kernelVariable names another kernel than Debian bookworm's to try.
 const kernelVariable = "GVMSPAWN_TEST_KERNEL"
 
-func TestRealKernelReachesInit(t *testing.T) {
-	path := os.Getenv(kernelVariable)
-	if path == "" {
-		t.Skip(kernelVariable + " names no kernel")
+// realKernel is the path of a stock kernel.
+func realKernel(t testing.TB) string {
+	if path := os.Getenv(kernelVariable); path != "" {
+		return path
 	}
+	return guesttest.KernelAsset(t, "kernel-bookworm").Path
+}
+
+// A stock kernel runs from the state that Load leaves to its init, on every
+// way in: QEMU's RAM is filled with ours, and a firmware of a few instructions
+// loads the registers.
+func TestBootRealKernel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots machines")
+	}
+	path := realKernel(t)
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("no qemu-system-x86_64")
 	}

@@ -1,0 +1,61 @@
+package initrd
+
+import (
+	"slices"
+	"strings"
+)
+
+// helpers are modules that a file system asks for by name when it is mounted,
+// which nobody could load then: checksums and character sets.
+var helpers = map[string][]string{
+	"btrfs": {"crc32c_generic", "xxhash_generic", "sha256_generic", "blake2b_generic"},
+	"ext4":  {"crc32c_generic"},
+	"f2fs":  {"crc32_generic"},
+	"vfat":  {"nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"},
+	"xfs":   {"crc32c_generic"},
+}
+
+// diskDrivers are the modules behind block device names.
+var diskDrivers = []struct {
+	prefix  string
+	modules []Module
+}{
+	{"/dev/vd", []Module{{Name: "virtio_blk", Driver: "virtio_blk"}}},
+	{"/dev/nvme", []Module{{Name: "nvme", Driver: "nvme"}}},
+	{"/dev/sd", []Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sd_mod", Driver: "sd"}}},
+	{"/dev/pmem", []Module{{Name: "virtio_pmem", Driver: "virtio_pmem"}}},
+}
+
+// Wanted lists the modules of a machine with this root, in the order of
+// loading: what leads to the root, the console, and as [Extra] what the host's
+// talk with the guest needs (entropy, SMBIOS strings, vsock, the power button) and
+// the drivers of further devices.
+func Wanted(root Root, drivers ...string) []Module {
+	mods := []Module{
+		{Name: "virtio_pci", Driver: "virtio-pci"},
+		{Name: "virtio_console", Need: Useful},
+	}
+	if root.Device {
+		for _, d := range diskDrivers {
+			if strings.HasPrefix(root.Source, d.prefix) {
+				mods = append(mods, d.modules...)
+			}
+		}
+	}
+	need := Required
+	if len(root.Types) > 1 {
+		need = Useful // any of them may be the one
+	}
+	for _, t := range root.Types {
+		for _, h := range helpers[t] {
+			mods = append(mods, Module{Name: h, Need: Extra})
+		}
+		mods = append(mods, Module{Name: t, Need: need, Driver: t})
+	}
+	for _, name := range append([]string{"virtio_rng", "dmi_sysfs", "vmw_vsock_virtio_transport", "button"}, drivers...) {
+		if !slices.ContainsFunc(mods, func(m Module) bool { return m.Name == name }) {
+			mods = append(mods, Module{Name: name, Need: Extra})
+		}
+	}
+	return mods
+}
