@@ -8,7 +8,14 @@ package vmm
 import (
 	"context"
 	"errors"
-	"net"
+	"fmt"
+	"log/slog"
+
+	"github.com/gvmspawn/gvmspawn/virtio/console"
+	"github.com/gvmspawn/gvmspawn/virtio/vsock"
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // End says how a guest's run ended.
@@ -29,46 +36,118 @@ const (
 // ErrNotRunning is returned for a request to a machine that has ended.
 var ErrNotRunning = errors.New("the machine is not running")
 
-// Machine is a virtual machine.
+// Machine is a virtual machine. Its methods may be called from any goroutine.
 type Machine struct {
 	cfg Config
+	log *slog.Logger
+
+	mem     *mem.Memory
+	windows map[string]*mem.Region // DAX windows by tag
+	bus     bus.Bus
+	vm      vcpu.VM
+	why     string // why AccelAuto did not take KVM
+	runner  *runner
+
+	hostClock *bus.HostClock
+	tap       consoleTap
+	term      *console.Device // nil without a virtio console
+	feed      func(context.Context, []byte) error
+	vsock     *vsock.Device // nil without vsock
+	button    func()        // presses the power button
+
+	closers []func() error // undone in reverse order by Close
 }
 
 // New assembles a machine. Errors name the file or the setting at fault.
 func New(cfg Config) (*Machine, error) {
-	return nil, errors.New("not yet")
+	m := &Machine{cfg: cfg, log: cfg.Log, hostClock: bus.NewHostClock(), windows: map[string]*mem.Region{}}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	if err := m.assemble(); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
 }
+
+// Engine is "kvm" or "soft", and why is, for AccelAuto that did not take KVM, the
+// reason in one sentence, else empty.
+func (m *Machine) Engine() (name, why string) { return m.vm.Name(), m.why }
 
 // Run runs the guest to its end. A nil error comes with EndPowerOff, EndReboot
 // and EndKilled only.
-func (m *Machine) Run(ctx context.Context) (End, error) { return EndCrash, ErrNotRunning }
-
-// Engine is "kvm" or "soft", and Why is, for AccelAuto that did not take KVM, the
-// reason in one sentence, else empty.
-func (m *Machine) Engine() (name, why string) { return "", "" }
-
-// PowerButton presses the ACPI power button.
-func (m *Machine) PowerButton() error { return ErrNotRunning }
-
-// Kill ends Run with EndKilled.
-func (m *Machine) Kill() {}
-
-// Pause stops all CPUs and the guest's clock; it returns when they stand still.
-func (m *Machine) Pause() error { return ErrNotRunning }
-
-// Resume undoes Pause.
-func (m *Machine) Resume() error { return ErrNotRunning }
-
-// NMI sends a non-maskable interrupt to the boot CPU.
-func (m *Machine) NMI() error { return ErrNotRunning }
-
-// Resize tells the guest the new size of its console.
-func (m *Machine) Resize(columns, rows uint16) {}
-
-// DialVsock connects to a port of the guest.
-func (m *Machine) DialVsock(ctx context.Context, port uint32) (net.Conn, error) {
-	return nil, ErrNotRunning
+func (m *Machine) Run(ctx context.Context) (End, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if m.cfg.Console.In != nil && m.feed != nil {
+		go m.cfg.Console.In.feed(ctx, m.feed)
+	}
+	end, err := m.runner.run(ctx)
+	m.flushConsole()
+	// A kernel that panics resets the machine, or stops where it is.
+	if line := m.tap.panicked(); line != "" && (end == EndReboot || end == EndCrash) {
+		return EndCrash, fmt.Errorf("the guest's kernel panicked: %s", line)
+	}
+	if end == EndCrash {
+		if last := m.tap.lastLine(); last != "" {
+			err = fmt.Errorf("%w; the last line on its console: %s", err, last)
+		}
+	}
+	return end, err
 }
 
-// Close frees everything. Run has returned before.
-func (m *Machine) Close() error { return nil }
+// PowerButton presses the ACPI power button.
+func (m *Machine) PowerButton() error {
+	if m.runner.over() {
+		return ErrNotRunning
+	}
+	m.button()
+	return nil
+}
+
+// Kill ends Run with EndKilled.
+func (m *Machine) Kill() { m.runner.finish(EndKilled, nil) }
+
+// Pause stops all CPUs and the guest's clock; it returns when they stand still.
+func (m *Machine) Pause() error {
+	err := m.runner.pause()
+	if err == nil {
+		m.hostClock.Pause()
+	}
+	return err
+}
+
+// Resume undoes Pause.
+func (m *Machine) Resume() error {
+	m.hostClock.Resume()
+	return m.runner.resume()
+}
+
+// NMI sends a non-maskable interrupt to the boot CPU.
+func (m *Machine) NMI() error {
+	if m.runner.over() {
+		return ErrNotRunning
+	}
+	return m.vm.VCPU(0).NMI()
+}
+
+// Resize tells the guest the new size of its console.
+func (m *Machine) Resize(columns, rows uint16) {
+	if m.term != nil {
+		m.term.Resize(columns, rows)
+	}
+}
+
+// Close frees everything, backwards from how it was made. Run has returned
+// before, or was never called.
+func (m *Machine) Close() error {
+	var errs []error
+	for i := len(m.closers) - 1; i >= 0; i-- {
+		errs = append(errs, m.closers[i]())
+	}
+	m.closers = nil
+	return errors.Join(errs...)
+}
+
+// onClose adds a step to Close.
+func (m *Machine) onClose(f func() error) { m.closers = append(m.closers, f) }

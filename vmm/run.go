@@ -176,3 +176,10 @@ func (r *runner) resume() error {
 	r.cond.Broadcast()
 	return err
 }
+
+// over reports whether the machine has ended.
+func (r *runner) over() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopped
+}

@@ -1,0 +1,200 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/gvmspawn/gvmspawn/boot/linux"
+	"github.com/gvmspawn/gvmspawn/devices/pci"
+	"github.com/gvmspawn/gvmspawn/firmware/acpi"
+	"github.com/gvmspawn/gvmspawn/firmware/smbios"
+	"github.com/gvmspawn/gvmspawn/vmm/kvm"
+	"github.com/gvmspawn/gvmspawn/vmm/layout"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// assemble builds the machine in the order that KVM wants: memory with all
+// windows first, then the engine, then what needs its wires.
+func (m *Machine) assemble() error {
+	if err := m.cfg.check(); err != nil {
+		return err
+	}
+	img, err := linux.Open(m.cfg.Boot.Kernel)
+	if err != nil {
+		return err
+	}
+	m.onClose(img.Close)
+	if err := m.addMemory(); err != nil {
+		return err
+	}
+	if err := m.addEngine(); err != nil {
+		return err
+	}
+	if err := m.addChips(); err != nil {
+		return err
+	}
+	host, err := m.addPCI()
+	if err != nil {
+		return err
+	}
+	if err := m.addDevices(host); err != nil {
+		return err
+	}
+	return m.load(img)
+}
+
+// check reports a setting that no machine can have.
+func (c *Config) check() error {
+	switch {
+	case c.CPUs < 1 || c.CPUs > MaxCPUs:
+		return fmt.Errorf("%d CPUs are not possible: choose 1 to %d", c.CPUs, MaxCPUs)
+	case c.RAM < MinRAM:
+		return fmt.Errorf("%d KiB of RAM are too little: a guest needs at least %d MiB", c.RAM>>10, MinRAM>>20)
+	case c.RAM%layout.MiB != 0:
+		return fmt.Errorf("%d bytes of RAM are not a multiple of 1 MiB", c.RAM)
+	case c.RAM > MaxRAM:
+		return fmt.Errorf("%d MiB of RAM are too much: at most %d MiB are possible", c.RAM>>20, uint64(MaxRAM)>>20)
+	case c.Deterministic && c.CPUs != 1:
+		return errors.New("a deterministic machine has one CPU")
+	case c.Deterministic && c.Accel == AccelKVM:
+		return errors.New("KVM cannot run a machine deterministically")
+	}
+	return nil
+}
+
+// addMemory reserves RAM below and above the 32-bit hole, and the DAX windows.
+func (m *Machine) addMemory() error {
+	m.mem = mem.New()
+	m.onClose(m.mem.Close)
+	low := min(m.cfg.RAM, layout.LowRAMEnd)
+	if _, err := m.mem.Add("RAM", 0, low, mem.RAM); err != nil {
+		return err
+	}
+	if high := m.cfg.RAM - low; high > 0 {
+		if _, err := m.mem.Add("high RAM", layout.HighRAMStart, high, mem.RAM); err != nil {
+			return err
+		}
+	}
+	next := layout.PCIMMIO64Start(uint64(m.mem.RAMEnd()))
+	for i := range m.cfg.Shares {
+		s := &m.cfg.Shares[i]
+		if s.DAX == 0 {
+			continue
+		}
+		next = (next + s.DAX - 1) / s.DAX * s.DAX
+		w, err := m.mem.Add("DAX window of share "+s.Tag, mem.GPA(next), s.DAX, mem.Window)
+		if err != nil {
+			return err
+		}
+		m.windows[s.Tag] = w
+		next += s.DAX
+	}
+	return nil
+}
+
+// addEngine takes KVM or the software CPU.
+func (m *Machine) addEngine() error {
+	if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
+		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, IO: &m.bus, File: m.cfg.KVM})
+		if err == nil {
+			m.setEngine(vm)
+			return nil
+		}
+		var unusable *kvm.UnusableError
+		if m.cfg.Accel == AccelKVM || !errors.As(err, &unusable) {
+			return err
+		}
+		m.why = unusable.Error()
+	}
+	vm, err := m.newSoft()
+	if err != nil {
+		if m.why != "" {
+			return fmt.Errorf("%s; %w", m.why, err)
+		}
+		return err
+	}
+	m.setEngine(vm)
+	return nil
+}
+
+func (m *Machine) setEngine(vm vcpu.VM) {
+	m.vm = vm
+	m.onClose(vm.Close)
+	m.runner = newRunner(vm, m.cfg.CPUs)
+}
+
+// addPCI makes bus 0 with its windows.
+func (m *Machine) addPCI() (*pci.Host, error) {
+	high := layout.PCIMMIO64Start(uint64(m.mem.RAMEnd()))
+	host, err := pci.NewHost(&m.bus.MMIO, pci.Config{
+		Low:   pci.Window{Start: layout.PCIMMIO32Start, End: layout.PCIMMIO32End},
+		High:  pci.Window{Start: high, End: high + layout.PCIMMIO64Size},
+		ECAM:  layout.ECAM,
+		Reset: m.resetPort(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		m.bus.Port.Map("PCI configuration address", layout.PortPCIAddr, 4, host.AddressPort()),
+		m.bus.Port.Map("PCI configuration data", layout.PortPCIData, 4, host.DataPort()),
+		m.bus.MMIO.Map("PCI ECAM", layout.ECAM, layout.ECAMSize, host.ECAM()))
+	if err != nil {
+		return nil, err
+	}
+	return host, nil
+}
+
+// load writes tables and kernel into guest memory and sets the boot CPU's
+// registers.
+func (m *Machine) load(img *linux.Image) error {
+	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, RAMEnd: m.mem.RAMEnd()})
+	if err != nil {
+		return err
+	}
+	top := mem.GPA(min(m.cfg.RAM, layout.LowRAMEnd))
+	tables, err := smbios.Write(m.mem, top, m.smbios())
+	if err != nil {
+		return err
+	}
+	initrds, closeInitrds, err := openInitrds(m.cfg.Boot.Initrds)
+	if err != nil {
+		return err
+	}
+	defer closeInitrds()
+	regs, err := linux.Load(linux.Boot{
+		Memory: m.mem, Image: img, Initrds: initrds,
+		CommandLine: m.cfg.Boot.CommandLine, RSDP: rsdp,
+		Reserved: []linux.Range{{Base: tables.Base, Size: tables.Size, Type: linux.E820Reserved}},
+		KASLR:    m.cfg.Boot.KASLR, Random: m.random(),
+	})
+	if err != nil {
+		return err
+	}
+	return m.vm.VCPU(0).SetRegisters(&regs)
+}
+
+// smbios is what the tables say.
+func (m *Machine) smbios() smbios.Config {
+	c := smbios.Config{
+		UUID: m.cfg.UUID, Manufacturer: "gvmspawn", Product: "Virtual Machine", BIOSVersion: "1",
+		OEMStrings: m.cfg.OEMStrings,
+	}
+	for _, r := range m.mem.Regions() {
+		if r.Kind == mem.RAM {
+			c.RAM = append(c.RAM, smbios.Range{Base: r.Base, Size: r.Size()})
+		}
+	}
+	return c
+}
+
+// random is the source of the guest's seed: nil, the host's, unless the machine
+// is deterministic.
+func (m *Machine) random() io.Reader {
+	if !m.cfg.Deterministic {
+		return nil
+	}
+	return newSeeded(m.cfg.Seed)
+}

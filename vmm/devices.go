@@ -1,0 +1,86 @@
+package vmm
+
+import (
+	"context"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/devices/pci"
+	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/virtio/balloon"
+	"github.com/gvmspawn/gvmspawn/virtio/console"
+	"github.com/gvmspawn/gvmspawn/virtio/rng"
+	"github.com/gvmspawn/gvmspawn/virtio/virtiopci"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+)
+
+// flushTime is how long the end of a machine waits for its console to be
+// written out.
+const flushTime = 2 * time.Second
+
+// addDevices puts the virtio devices on the bus.
+func (m *Machine) addDevices(host *pci.Host) error {
+	for _, add := range []func(*pci.Host) error{
+		m.addConsole, m.addShares, m.addDisks, m.addNICs, m.addVsock, m.addRNG, m.addBalloon,
+	} {
+		if err := add(host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plug puts a virtio device on the bus, with the memory behind its shared memory
+// regions. It is reset before the engine goes.
+func (m *Machine) plug(host *pci.Host, name string, dev virtio.Device, windows ...*mem.Region) error {
+	shared := map[uint8]mem.GPA{}
+	for i, w := range windows {
+		shared[uint8(i)] = w.Base
+	}
+	f, err := virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{SharedMemory: shared, Log: func(err error) {
+		m.log.Warn("virtio device stopped", "device", name, "error", err)
+	}})
+	if err != nil {
+		return err
+	}
+	m.onClose(func() error { f.Close(); return nil })
+	_, err = host.Add(f.Function)
+	return err
+}
+
+func (m *Machine) addConsole(host *pci.Host) error {
+	m.tap.out = m.cfg.Console.Out
+	if m.cfg.Console.Transport != ConsoleVirtio {
+		return nil
+	}
+	dev, err := console.New(console.Config{
+		Cols: m.cfg.Console.Columns, Rows: m.cfg.Console.Rows, Ports: []console.PortConfig{{Output: &m.tap}},
+	})
+	if err != nil {
+		return err
+	}
+	m.onClose(dev.Close)
+	m.term, m.feed = dev, dev.Port(0).Feed
+	return m.plug(host, "virtio-console", dev)
+}
+
+// flushConsole waits, for a bounded time, until the guest's last output is out.
+func (m *Machine) flushConsole() {
+	if m.term == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+	defer cancel()
+	_ = m.term.Port(0).Flush(ctx)
+}
+
+func (m *Machine) addRNG(host *pci.Host) error {
+	dev, err := rng.New(rng.Config{Source: m.random()})
+	if err != nil {
+		return err
+	}
+	return m.plug(host, "virtio-rng", dev)
+}
+
+func (m *Machine) addBalloon(host *pci.Host) error {
+	return m.plug(host, "virtio-balloon", balloon.New(balloon.Config{Memory: m.mem, Reporting: true}))
+}

@@ -1,0 +1,40 @@
+package vmm
+
+import (
+	"fmt"
+
+	"github.com/gvmspawn/gvmspawn/devices/pci"
+	"github.com/gvmspawn/gvmspawn/virtio/fs"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
+)
+
+func (m *Machine) addShares(host *pci.Host) error {
+	for i := range m.cfg.Shares {
+		if err := m.addShare(host, &m.cfg.Shares[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Machine) addShare(host *pci.Host, s *Share) error {
+	if s.Ephemeral {
+		return fmt.Errorf("share %s: an ephemeral directory is not supported yet", s.Tag)
+	}
+	dev, err := fs.New(fs.Config{
+		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, DAXSize: s.DAX, Log: m.log,
+		IDMap: fs.IDMap{Shift: s.IDShift, Range: s.IDRange},
+	})
+	if err != nil {
+		return err
+	}
+	m.onClose(dev.Close)
+	var windows []*mem.Region
+	if w := m.windows[s.Tag]; w != nil {
+		if err := dev.SetWindow(w); err != nil {
+			return err
+		}
+		windows = append(windows, w)
+	}
+	return m.plug(host, "virtio-fs "+s.Tag, dev, windows...)
+}

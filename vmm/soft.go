@@ -1,0 +1,17 @@
+package vmm
+
+import (
+	"fmt"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// newSoft makes the software CPU.
+func (m *Machine) newSoft() (vcpu.VM, error) {
+	return soft.New(soft.Config{
+		Memory: m.mem, CPUs: m.cfg.CPUs, IO: &m.bus,
+		Deterministic: m.cfg.Deterministic, Seed: m.cfg.Seed,
+		Log: func(format string, args ...any) { m.log.Debug(fmt.Sprintf(format, args...)) },
+	})
+}
