@@ -82,15 +82,12 @@ func (o *Overlay) mark(off, n uint64) {
 
 // ReadAt implements Image.
 func (o *Overlay) ReadAt(bufs [][]byte, off uint64) error {
-	n := length(bufs)
-	for n > 0 {
+	v := NewVector(bufs)
+	defer v.Free()
+	for n := Length(bufs); n > 0; {
 		k, present := o.run(off, n)
-		part, rest := bufs, [][]byte(nil)
-		if k < n {
-			part, rest = split(bufs, k)
-		}
 		var err error
-		if present {
+		if part := v.Take(k); present {
 			err = transfer(unix.SYS_PREADV2, o.fd, part, off, 0)
 		} else {
 			err = o.base.ReadAt(part, off)
@@ -98,14 +95,14 @@ func (o *Overlay) ReadAt(bufs [][]byte, off uint64) error {
 		if err != nil {
 			return err
 		}
-		bufs, off, n = rest, off+k, n-k
+		off, n = off+k, n-k
 	}
 	return nil
 }
 
 // WriteAt implements Image.
 func (o *Overlay) WriteAt(bufs [][]byte, off uint64) error {
-	n := length(bufs)
+	n := Length(bufs)
 	if err := o.copyUp(off, n); err != nil {
 		return err
 	}
@@ -212,29 +209,3 @@ func (o *Overlay) Geometry() Geometry {
 
 // Close throws the changes away.
 func (o *Overlay) Close() error { return errors.Join(o.file.Close(), o.base.Close()) }
-
-// length is the sum of the buffers' lengths.
-func length(bufs [][]byte) uint64 {
-	n := 0
-	for _, b := range bufs {
-		n += len(b)
-	}
-	return uint64(n)
-}
-
-// split cuts bufs after n bytes, which is less than their sum. bufs itself is
-// left alone.
-func split(bufs [][]byte, n uint64) (head, tail [][]byte) {
-	for i, b := range bufs {
-		if n < uint64(len(b)) {
-			head = append(head, bufs[:i]...)
-			if n > 0 {
-				head = append(head, b[:n])
-			}
-			tail = append(tail, b[n:])
-			return head, append(tail, bufs[i+1:]...)
-		}
-		n -= uint64(len(b))
-	}
-	return bufs, nil
-}

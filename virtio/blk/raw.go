@@ -107,16 +107,27 @@ func lockFile(f *os.File, path string, readOnly bool) error {
 	return fmt.Errorf("lock disk image %s: %w", path, err)
 }
 
-func newRaw(f *os.File, readOnly bool) (*Raw, error) {
+// NewFile returns the bytes of an open image file of any format. Its methods
+// may also be used beyond its Size, which is that of now.
+func NewFile(f *os.File, readOnly bool) (*Raw, error) {
 	r := &Raw{file: f, fd: int(f.Fd()), readOnly: readOnly}
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, fmt.Errorf("size of disk image %s: %w", f.Name(), err)
 	}
+	r.size = uint64(end)
+	return r, nil
+}
+
+func newRaw(f *os.File, readOnly bool) (*Raw, error) {
+	r, err := NewFile(f, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	end := r.size
 	if end == 0 || end%SectorSize != 0 {
 		return nil, fmt.Errorf("disk image %s has %d bytes, but a raw disk is a positive multiple of %d: pad it with truncate(1), or name its format", f.Name(), end, SectorSize)
 	}
-	r.size = uint64(end)
 	r.geometry = Geometry{BlockSize: SectorSize, PhysicalBlock: 4096, Cluster: 4096}
 	var st unix.Stat_t
 	if unix.Fstat(r.fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
@@ -246,3 +257,12 @@ func (r *Raw) Close() error {
 	}
 	return errors.Join(err, r.file.Close())
 }
+
+// Length is the file's length now, in bytes.
+func (r *Raw) Length() (uint64, error) {
+	end, err := r.file.Seek(0, io.SeekEnd)
+	return uint64(end), err
+}
+
+// Resize makes the file n bytes long.
+func (r *Raw) Resize(n uint64) error { return r.file.Truncate(int64(n)) }

@@ -1,0 +1,83 @@
+// Package blktest checks disk images against a model.
+package blktest
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+const sectorSize = 512
+
+// Image is the part of blk.Image that Model uses.
+type Image interface {
+	ReadAt(bufs [][]byte, off uint64) error
+	WriteAt(bufs [][]byte, off uint64) error
+	WriteZeroes(off, n uint64, unmap bool) error
+	Flush() error
+}
+
+// Model does random operations on an image and on a plain slice, and compares.
+func Model(t testing.TB, img Image, want []byte, ops int, seed uint64) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 1))
+	sectors := len(want) / sectorSize
+	for i := range ops {
+		first := r.IntN(sectors)
+		n := min(1+r.IntN(300), sectors-first)
+		if r.IntN(2) == 0 {
+			n = min(n, 1+r.IntN(8))
+		}
+		off, size := uint64(first*sectorSize), n*sectorSize
+		part := want[off : off+uint64(size)]
+		var err error
+		switch op := r.IntN(10); {
+		case op < 5:
+			data := make([]byte, size)
+			for j := range data {
+				data[j] = byte(r.Uint32())
+			}
+			copy(part, data)
+			err = img.WriteAt(shape(r, data), off)
+		case op < 8:
+			got := make([]byte, size)
+			err = img.ReadAt(shape(r, got), off)
+			if err == nil && !bytes.Equal(got, part) {
+				t.Fatalf("operation %d: read at %d+%d differs", i, off, size)
+			}
+		case op < 9:
+			clear(part)
+			err = img.WriteZeroes(off, uint64(size), r.IntN(2) == 0)
+		default:
+			err = img.Flush()
+		}
+		if err != nil {
+			t.Fatalf("operation %d at %d+%d: %v", i, off, size, err)
+		}
+	}
+	got := make([]byte, len(want))
+	if err := img.ReadAt([][]byte{got}, 0); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("image differs in the end (%v)", err)
+	}
+}
+
+// shape cuts data into buffers.
+func shape(r *rand.Rand, data []byte) [][]byte {
+	var bufs [][]byte
+	for len(data) > 0 {
+		k := min(len(data), 1+r.IntN(8192))
+		bufs = append(bufs, data[:k])
+		data = data[k:]
+	}
+	return bufs
+}
+
+// Random returns n bytes that are the same each time.
+func Random(n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(9, 9))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}

@@ -1,0 +1,61 @@
+package blk
+
+import "sync"
+
+// Vector walks over the buffers of a request piece by piece. Images that split
+// requests use it, so that they need not allocate.
+type Vector struct {
+	rest [][]byte
+	skip int // bytes of rest[0] that were taken
+	part [][]byte
+}
+
+var vectors = sync.Pool{New: func() any { return new(Vector) }}
+
+// NewVector returns a Vector over bufs. Free it.
+func NewVector(bufs [][]byte) *Vector {
+	v := vectors.Get().(*Vector)
+	v.rest, v.skip = bufs, 0
+	return v
+}
+
+// Take returns the next n bytes, which must exist. The result is valid until
+// the next call.
+func (v *Vector) Take(n uint64) [][]byte {
+	v.part = v.part[:0]
+	for n > 0 {
+		b := v.rest[0][v.skip:]
+		if uint64(len(b)) > n {
+			v.part = append(v.part, b[:n])
+			v.skip += int(n)
+			return v.part
+		}
+		v.part = append(v.part, b)
+		n -= uint64(len(b))
+		v.rest, v.skip = v.rest[1:], 0
+	}
+	return v.part
+}
+
+// Free gives the Vector back.
+func (v *Vector) Free() {
+	clear(v.part)
+	v.rest, v.part = nil, v.part[:0]
+	vectors.Put(v)
+}
+
+// Length is the sum of the buffers' lengths in bytes.
+func Length(bufs [][]byte) uint64 {
+	n := 0
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return uint64(n)
+}
+
+// Zero clears the buffers.
+func Zero(bufs [][]byte) {
+	for _, b := range bufs {
+		clear(b)
+	}
+}
