@@ -156,6 +156,7 @@ func (c *CPU) build(la, gpa uint64, k blockKey) *block {
 	code := hostBytes(k.host, int(4096-la&0xfff))
 	c.insts = c.insts[:0]
 	c.ops = c.ops[:0]
+	c.ended = false
 	global := c.lastGlobal
 	pos := 0
 	limit := c.maxOps
@@ -173,11 +174,11 @@ func (c *CPU) build(la, gpa uint64, k blockKey) *block {
 		if err != nil && pos > 0 {
 			break // the error is for when it is reached
 		}
-		o := c.compile(&in, err)
+		o := c.compile(&in, err, pos)
 		o.pos, o.len = uint16(pos), in.Len
 		c.ops = append(c.ops, o)
 		pos += int(in.Len)
-		if err != nil || endsBlock(&in) || b.host2 != 0 || pos >= len(code) {
+		if c.ended = err != nil || endsBlock(&in); c.ended || b.host2 != 0 || pos >= len(code) {
 			break
 		}
 	}
@@ -203,8 +204,7 @@ func (c *CPU) crossing(b *block, in *decode.Inst, la uint64, code []byte) error 
 
 // finish moves the operations into the block and enters it into the cache.
 func (c *CPU) finish(b *block, pos int) {
-	last := &c.ops[len(c.ops)-1]
-	if last.in == 0 || !endsBlock(&c.insts[last.in-1]) {
+	if !c.ended {
 		c.ops = append(c.ops, op{fn: opEnd, pos: uint16(pos)})
 	}
 	b.ops = c.newOps(len(c.ops))
@@ -380,7 +380,7 @@ func opGeneric(c *CPU, o *op) int {
 }
 
 // compile makes the operation of a decoded instruction.
-func (c *CPU) compile(in *decode.Inst, err error) op {
+func (c *CPU) compile(in *decode.Inst, err error, pos int) op {
 	switch err {
 	case nil:
 	case decode.ErrTooLong:
@@ -392,7 +392,7 @@ func (c *CPU) compile(in *decode.Inst, err error) op {
 		return op{fn: opInvalid}
 	}
 	if c.mode == decode.Mode64 {
-		if o, ok := fast(in); ok {
+		if o, ok := fast(in, pos); ok {
 			return o
 		}
 	}

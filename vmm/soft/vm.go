@@ -103,6 +103,7 @@ type CPU struct {
 	insts                 []decode.Inst
 	arenaOps              []op
 	cached                int
+	ended                 bool // the block under construction ends with a branch
 	native                nativeArgs
 	star, lstar, cstar    uint64
 	fmask, kernelGS       uint64
