@@ -42,19 +42,20 @@ type State struct {
 	CPL   uint32
 	Count uint64 // instructions executed, without those of the running block
 
-	XMM   [16][4]uint64 // 256 bits a register
 	MXCSR uint32
 	_     uint32
+
+	XMM [16][4]uint64 // 256 bits a register; at a multiple of 64
+	// FX is the x87 and MMX state in the format of FXSAVE64 (SDM vol. 1
+	// §10.5), at a multiple of 64.
+	FX [512]byte
+	// Scratch passes operands to and from host instructions.
+	Scratch [1024]byte
 
 	CR0, CR2, CR3, CR4, CR8, EFER, XCR0 uint64
 	DR                                  [8]uint64
 	Seg                                 [8]vcpu.Segment
 	GDT, IDT                            vcpu.Table
-
-	// Scratch passes operands to and from host instructions.
-	Scratch [1024]byte
-	// FX is the x87 and MMX state in the format of FXSAVE64 (SDM vol. 1 §10.5).
-	FX [512]byte
 }
 
 // TLBBits is log2 of the number of entries of one translation buffer.
