@@ -179,7 +179,7 @@ func (s *settings) executionOptions() []getopt.Option {
 
 func (s *settings) propertyOptions() []getopt.Option {
 	return []getopt.Option{
-		{Long: "register", Arg: "BOOL", Values: tristateWords, Help: "Register the machine with systemd-machined", Set: s.setRegister},
+		{Long: "register", Arg: "BOOL", Values: tristateWords, Help: "Register the machine with systemd-machined", Set: value(&s.register, arg.ParseTristate)},
 		{Long: "keep-unit", Help: "Do not make a scope for the machine, stay in the unit we run in", Set: flag(&s.keepUnit)},
 		{Long: "slice", Short: 'S', Arg: "SLICE", Help: "Slice of the machine's scope (not supported yet)", Set: unsupported("scopes are")},
 		{Long: "property", Arg: "NAME=VALUE", Help: "Property of the machine's scope (not supported yet)", Set: unsupported("scopes are")},
@@ -323,15 +323,6 @@ func setCoCo(v string) error {
 		return errors.New("confidential computing is not supported yet")
 	}
 	return errors.New("expected no, sev-snp or tdx")
-}
-
-func (s *settings) setRegister(v string) error {
-	t, err := arg.ParseTristate(v)
-	if err == nil && t == arg.Yes {
-		return errors.New("registering with systemd-machined is not supported yet")
-	}
-	s.register = t
-	return err
 }
 
 func optionalSize(v string) (uint64, error) {

@@ -99,6 +99,11 @@ func (c *command) spawnFor(s *settings, manager notify.Manager) (int, error) {
 	}
 	defer r.watchSignals()()
 	defer r.publish()()
+	unregister, err := r.register()
+	if err != nil {
+		return exitFailure, err
+	}
+	defer unregister()
 	r.welcome(c)
 	if err := r.openConsole(ctx, c); err != nil {
 		return exitFailure, err

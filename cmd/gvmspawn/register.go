@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/instance"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/machined"
+)
+
+// register makes the machine known to systemd-machined as --register= says.
+// What is returned undoes it. With auto nothing waits for machined, and where
+// there is none that is no more than a debug message.
+func (r *session) register() (undo func(), err error) {
+	switch r.s.register {
+	case arg.No:
+		return func() {}, nil
+	case arg.Yes:
+		reg, err := machined.Register(context.Background(), r.scope(), r.registration())
+		if err != nil {
+			return nil, fmt.Errorf("option --register=yes: %w", err)
+		}
+		return func() { r.unregister(reg) }, nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		reg, err := machined.Register(ctx, r.scope(), r.registration())
+		if err != nil {
+			r.log.Debug("The machine is not registered", "error", err)
+			return
+		}
+		<-ctx.Done()
+		r.unregister(reg)
+	})
+	return func() { cancel(); wg.Wait() }, nil
+}
+
+func (r *session) unregister(reg *machined.Registration) {
+	if err := reg.Close(); err != nil {
+		r.log.Debug("Cannot unregister the machine", "error", err)
+	}
+}
+
+// scope is which machined is meant: the system's for root, else the user's.
+func (r *session) scope() machined.Scope {
+	if r.s.user || !r.s.system && os.Geteuid() != 0 {
+		return machined.User()
+	}
+	return machined.System()
+}
+
+func (r *session) registration() machined.Machine {
+	m := machined.Machine{Name: r.name, ID: r.s.uuid, Leader: os.Getpid(), CID: r.cid(), SSHKey: r.keyPath,
+		Interactive: !r.s.noAskPassword && isTerminal(os.Stdin), AllocateUnit: !r.s.keepUnit}
+	if r.image.Directory {
+		m.RootDirectory = r.image.Path
+	}
+	if r.instance != nil {
+		m.Control = r.instance.Path(instance.ControlSocket)
+		if m.CID != 0 {
+			// The host's kernel knows nothing of our vsock.
+			m.SSHAddress = "vsock-mux/" + r.instance.Path(instance.VsockSocket)
+		}
+	}
+	return m
+}

@@ -1,0 +1,417 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// tinyGuest is 64-bit code that prints a line on the serial port and then
+// echoes what it gets there, but powers off on "q" and, after printing "B", on
+// the power button, resets on "r", spins on "i" and triple-faults on "t". It
+// polls, so that it needs no interrupts.
+var tinyGuest = []byte{
+	0xfa, 0x48, 0x8d, 0x35, 0x60, 0x00, 0x00, 0x00, // cli; lea rsi, banner
+	0x8a, 0x06, 0x84, 0xc0, 0x74, 0x0a, 0x66, 0xba, 0xf8, 0x03, 0xee, 0x48, 0xff, 0xc6, 0xeb, 0xf0, // print it to 0x3f8
+	0xbb, 0x00, 0x00, 0xd2, 0xfe, 0x8b, 0x03, 0xa8, 0x01, 0x75, 0x21, // loop: GED at 0xfed20000, bit 0: button
+	0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xec, // LSR, data ready?
+	0x66, 0xba, 0xf8, 0x03, 0xec, 0x3c, 'q', 0x74, 0x16, 0x3c, 'r', 0x74, 0x1a,
+	0x3c, 'i', 0x74, 0x1e, 0x3c, 't', 0x74, 0x1c, 0xee, 0xeb, 0xd4,
+	0x66, 0xba, 0xf8, 0x03, 0xb0, 'B', 0xee, // button:
+	0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4, // off: SLEEP_CONTROL_REG 0x600
+	0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4, // reset: RESET_REG 0x602
+	0xeb, 0xfe, // spin:
+	0x31, 0xc0, 0x50, 0x50, 0x0f, 0x01, 0x1c, 0x24, 0x8a, 0x40, 0xff, // triple: lidt of zeroes; read -1
+	't', 'i', 'n', 'y', ' ', 'g', 'u', 'e', 's', 't', '\r', '\n', 0,
+}
+
+// tinyKernel writes the guest as a vmlinux into dir.
+func tinyKernel(t *testing.T, dir string) {
+	t.Helper()
+	const at = 0x1000000
+	le := binary.LittleEndian
+	b := make([]byte, 0x1000+len(tinyGuest))
+	copy(b, "\x7fELF\x02\x01\x01")
+	le.PutUint16(b[16:], 2)  // ET_EXEC
+	le.PutUint16(b[18:], 62) // EM_X86_64
+	le.PutUint32(b[20:], 1)
+	le.PutUint64(b[24:], at)
+	le.PutUint64(b[32:], 64) // program headers
+	le.PutUint16(b[52:], 64)
+	le.PutUint16(b[54:], 56)
+	le.PutUint16(b[56:], 1)
+	p := b[64:]
+	le.PutUint32(p, 1)     // PT_LOAD
+	le.PutUint32(p[4:], 7) // RWX
+	le.PutUint64(p[8:], 0x1000)
+	le.PutUint64(p[16:], at)
+	le.PutUint64(p[24:], at)
+	le.PutUint64(p[32:], uint64(len(tinyGuest)))
+	le.PutUint64(p[40:], uint64(len(tinyGuest)))
+	le.PutUint64(p[48:], 0x1000)
+	copy(b[0x1000:], tinyGuest)
+	if err := os.WriteFile(filepath.Join(dir, "kernel"), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// live is a running program.
+type live struct {
+	*exec.Cmd
+	t     *testing.T
+	dir   string
+	stdin io.WriteCloser
+	out   output
+	errs  output
+}
+
+// output collects what is written and can be waited on.
+type output struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// waitFor waits until the output contains text.
+func (o *output) waitFor(t *testing.T, text string) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(o.String(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no %q in %q", text, o.String())
+		}
+	}
+}
+
+// tinyCommand prepares a run of the tiny guest.
+func tinyCommand(t *testing.T, dir string, args ...string) *live {
+	t.Helper()
+	tinyKernel(t, dir)
+	if err := os.MkdirAll(filepath.Join(dir, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"-D", "tree", "--linux=kernel", "--ram=64M", "--vsock=no", "--console-transport=serial"}, args...)
+	if why := noEngine(dir, args); why != "" {
+		t.Skip("no CPU engine works here: " + why)
+	}
+	l := &live{t: t, dir: dir, Cmd: spawnCommand(dir, args...)}
+	l.Stdout, l.Stderr = &l.out, &l.errs
+	return l
+}
+
+var engine struct {
+	once sync.Once
+	why  string // no engine works
+}
+
+// noEngine says, once for all tests, why no machine can run on this host, or "".
+func noEngine(dir string, args []string) string {
+	engine.once.Do(func() {
+		c := spawnCommand(dir, args...)
+		c.Stdin = strings.NewReader("q")
+		if out, err := c.CombinedOutput(); err != nil {
+			engine.why = string(out)
+		}
+	})
+	return engine.why
+}
+
+// startTiny starts the tiny guest with pipes and waits for its line.
+func startTiny(t *testing.T, dir string, args ...string) *live {
+	t.Helper()
+	l := tinyCommand(t, dir, args...)
+	var err error
+	if l.stdin, err = l.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	l.start()
+	l.out.waitFor(t, "tiny guest\r\n")
+	return l
+}
+
+func (l *live) start() {
+	l.t.Helper()
+	if err := l.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { l.Process.Kill(); l.Wait() })
+}
+
+func (l *live) say(s string) {
+	if _, err := io.WriteString(l.stdin, s); err != nil {
+		l.t.Error(err)
+	}
+}
+
+// status waits for the end.
+func (l *live) status() int {
+	l.t.Helper()
+	timer := time.AfterFunc(30*time.Second, func() { l.Process.Kill() })
+	defer timer.Stop()
+	l.Wait()
+	return l.ProcessState.ExitCode()
+}
+
+func TestPipes(t *testing.T) {
+	l := startTiny(t, t.TempDir())
+	l.say("abc")
+	l.out.waitFor(t, "abc")
+	l.say("q")
+	if s := l.status(); s != 0 || l.out.String() != "tiny guest\r\nabc" {
+		t.Errorf("%d %q %q", s, l.out.String(), l.errs.String())
+	}
+	if !strings.Contains(l.errs.String(), "Spawning VM tree on ") {
+		t.Errorf("%q", l.errs.String())
+	}
+}
+
+// TestEndOfInput: the machine outlives its input.
+func TestEndOfInput(t *testing.T) {
+	l := startTiny(t, t.TempDir(), "-q")
+	l.say("x")
+	l.stdin.Close()
+	l.out.waitFor(t, "x")
+	time.Sleep(100 * time.Millisecond)
+	l.Process.Signal(unix.SIGTERM)
+	if s := l.status(); s != 0 || !strings.HasSuffix(l.out.String(), "xB") || l.errs.String() != "" {
+		t.Errorf("%d %q %q", s, l.out.String(), l.errs.String())
+	}
+}
+
+// TestSignals: SIGTERM, SIGINT and SIGRTMIN+4 press the power button, a second
+// one kills (vmspawn.md §2.12, and better).
+func TestSignals(t *testing.T) {
+	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, sigPowerOff} {
+		l := startTiny(t, t.TempDir())
+		l.Process.Signal(s)
+		if st := l.status(); st != 0 || !strings.HasSuffix(l.out.String(), "B") || !strings.Contains(l.errs.String(), "powering the machine off") {
+			t.Errorf("%v: %d %q %q", s, st, l.out.String(), l.errs.String())
+		}
+	}
+	l := startTiny(t, t.TempDir())
+	l.say("xi") // the guest listens to nothing any more
+	l.out.waitFor(t, "x")
+	time.Sleep(50 * time.Millisecond)
+	l.Process.Signal(unix.SIGTERM)
+	l.errs.waitFor(t, "powering the machine off")
+	l.Process.Signal(unix.SIGTERM)
+	if st := l.status(); st != 0 || !strings.Contains(l.errs.String(), "killing the machine") {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+	l = startTiny(t, t.TempDir(), "--stop-timeout=1")
+	l.say("xi")
+	l.out.waitFor(t, "x")
+	l.Process.Signal(unix.SIGTERM)
+	if st := l.status(); st != 0 || !strings.Contains(l.errs.String(), "did not power off within 1 s") {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+}
+
+// TestCrash: a triple fault is status 1 and a message, never 0.
+func TestCrash(t *testing.T) {
+	l := startTiny(t, t.TempDir(), "-q")
+	l.say("t")
+	if st := l.status(); st != 1 || !strings.Contains(l.errs.String(), "triple fault") || !strings.HasPrefix(l.errs.String(), "gvmspawn: ") {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+}
+
+// TestReboot: a reset restarts the machine, and no input is lost.
+func TestReboot(t *testing.T) {
+	l := startTiny(t, t.TempDir())
+	l.say("r")
+	l.out.waitFor(t, "tiny guest\r\ntiny guest\r\n")
+	l.say("yq")
+	if st := l.status(); st != 0 || !strings.HasSuffix(l.out.String(), "guest\r\ny") {
+		t.Errorf("%d %q", st, l.out.String())
+	}
+}
+
+// TestTerminal: raw while it runs, ^] three times kills, and the terminal is
+// as before, also after a crash and after SIGKILL.
+func TestTerminal(t *testing.T) {
+	for keys, want := range map[string]int{"\x1d\x1d\x1d": 0, "t": 1, "kill -9": -1} {
+		master, tty, err := pty.Open()
+		if err != nil {
+			t.Skipf("no pseudo terminals here: %v", err)
+		}
+		before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := tinyCommand(t, t.TempDir())
+		l.Stdin, l.Stdout, l.Stderr = tty, tty, tty
+		l.start()
+		go io.Copy(&l.out, master)
+		l.out.waitFor(t, "tiny guest\r\n")
+		if keys == "kill -9" {
+			l.Process.Kill()
+		} else if _, err := io.WriteString(master, "\x03"+keys); err != nil {
+			t.Fatal(err)
+		}
+		if st := l.status(); st != want {
+			t.Errorf("%q: %d %q", keys, st, l.out.String())
+		}
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			after, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if *after == *before {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%q: the terminal is not restored", keys)
+			}
+		}
+		tty.Close()
+		master.Close()
+	}
+}
+
+// TestClosedOutput: when nobody reads, the machine powers off.
+func TestClosedOutput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := tinyCommand(t, t.TempDir())
+	l.Stdout = w
+	if l.stdin, err = l.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	l.start()
+	w.Close()
+	if _, err := io.ReadFull(r, make([]byte, len("tiny guest\r\n"))); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	l.say("x")
+	if st := l.status(); st != 0 || !strings.Contains(l.errs.String(), "The terminal is gone") {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+}
+
+// TestVerbs: list, status and stop of a running machine, and what is left
+// after SIGKILL.
+func TestVerbs(t *testing.T) {
+	dir := t.TempDir()
+	l := startTiny(t, dir, "-q", "-M", "tiny")
+	if r := execute(t, dir, "list"); r.status != 0 || !strings.Contains(r.stdout, "tiny") || !strings.Contains(r.stdout, "running") {
+		t.Errorf("%+v", r)
+	}
+	if r := execute(t, dir, "status", "tiny"); r.status != 0 || !strings.Contains(r.stdout, "engine: kvm") || !strings.Contains(r.stdout, "console=ttyS0") {
+		t.Errorf("%+v", r)
+	}
+	if r := execute(t, dir, "-D", "tree", "--linux=kernel", "-M", "tiny"); r.status != 1 || !strings.Contains(r.stderr, "is running already") {
+		t.Errorf("%+v", r)
+	}
+	if r := execute(t, dir, "ssh", "tiny"); r.status != 1 || !strings.Contains(r.stderr, "without an SSH key") {
+		t.Errorf("%+v", r)
+	}
+	if r := execute(t, dir, "stop", "tiny"); r.status != 0 || r.stderr != "" {
+		t.Errorf("%+v", r)
+	}
+	if st := l.status(); st != 0 || !strings.HasSuffix(l.out.String(), "B") {
+		t.Errorf("%d %q", st, l.out.String())
+	}
+	for _, c := range []struct{ args, want string }{{"stop tiny", "no machine 'tiny' is running"}, {"status", "needs the name of a machine"}, {"ssh ../x", "invalid machine name"}, {"list x", "takes no arguments"}} {
+		if r := execute(t, dir, strings.Fields(c.args)...); r.status != 1 || !strings.Contains(r.stderr, c.want) {
+			t.Errorf("%s: %+v", c.args, r)
+		}
+	}
+
+	l = startTiny(t, dir, "-q")
+	l.Process.Kill()
+	l.status()
+	if r := execute(t, dir, "list"); strings.Contains(r.stdout, "tree") {
+		t.Errorf("%+v", r)
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "run")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestSecondOfAName: a derived name gives way.
+func TestSecondOfAName(t *testing.T) {
+	dir := t.TempDir()
+	startTiny(t, dir, "-q")
+	startTiny(t, dir, "-q")
+	if r := execute(t, dir, "list"); !strings.Contains(r.stdout, "tree ") || !strings.Contains(r.stdout, "tree-2 ") {
+		t.Errorf("%+v", r)
+	}
+	for _, name := range []string{"tree", "tree-2"} {
+		if r := execute(t, dir, "stop", "--force", name); r.status != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestServiceManager: what our own manager hears (vmspawn.md §2.7).
+func TestServiceManager(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "notify")
+	s, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	messages := make(chan string, 100)
+	go func() {
+		for b := make([]byte, 4096); ; {
+			n, err := s.Read(b)
+			if err != nil {
+				close(messages)
+				return
+			}
+			messages <- string(b[:n])
+		}
+	}()
+	for _, c := range []struct {
+		say  string
+		want []string
+	}{
+		{"q", []string{"STATUS=VM started.", "X_VMSPAWN_LEADER_PID=", "READY=1", "EXIT_STATUS=0"}},
+		{"t", []string{"READY=1", "ERRNO="}},
+	} {
+		l := tinyCommand(t, dir)
+		l.Env = append(l.Env, "NOTIFY_SOCKET="+path)
+		if l.stdin, err = l.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		l.start()
+		l.out.waitFor(t, "tiny guest\r\n")
+		l.say(c.say)
+		l.status()
+		all := ""
+		for len(messages) > 0 {
+			all += <-messages + "\n"
+		}
+		for _, w := range c.want {
+			if !strings.Contains(all, w) {
+				t.Errorf("%q: no %s in %q", c.say, w, all)
+			}
+		}
+	}
+}
