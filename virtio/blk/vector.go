@@ -1,7 +1,5 @@
 package blk
 
-import "sync"
-
 // Vector walks over the buffers of a request piece by piece. Images that split
 // requests use it, so that they need not allocate.
 type Vector struct {
@@ -10,11 +8,17 @@ type Vector struct {
 	part [][]byte
 }
 
-var vectors = sync.Pool{New: func() any { return new(Vector) }}
+// vectors are those not in use.
+var vectors = make(chan *Vector, 64)
 
 // NewVector returns a Vector over bufs. Free it.
 func NewVector(bufs [][]byte) *Vector {
-	v := vectors.Get().(*Vector)
+	var v *Vector
+	select {
+	case v = <-vectors:
+	default:
+		v = new(Vector)
+	}
 	v.rest, v.skip = bufs, 0
 	return v
 }
@@ -41,7 +45,10 @@ func (v *Vector) Take(n uint64) [][]byte {
 func (v *Vector) Free() {
 	clear(v.part)
 	v.rest, v.part = nil, v.part[:0]
-	vectors.Put(v)
+	select {
+	case vectors <- v:
+	default:
+	}
 }
 
 // Length is the sum of the buffers' lengths in bytes.
