@@ -165,7 +165,7 @@ func (m *Machine) load(img *linux.Image) error {
 	}
 	defer closeInitrds()
 	regs, err := linux.Load(linux.Boot{
-		Memory: m.mem, Image: img, Initrds: initrds,
+		Memory: m.mem, Image: img, Initrds: initrds, MoreInitrds: m.synthesise(img),
 		CommandLine: m.cfg.Boot.CommandLine, RSDP: rsdp,
 		Reserved: []linux.Range{{Base: tables.Base, Size: tables.Size, Type: linux.E820Reserved}},
 		KASLR:    m.cfg.Boot.KASLR, Random: m.random(),

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/gvmspawn/gvmspawn/boot/initrd"
 	"github.com/gvmspawn/gvmspawn/boot/linux"
 )
 
@@ -34,4 +35,71 @@ func openInitrds(paths []string) ([]linux.Initrd, func(), error) {
 		initrds = append(initrds, linux.Initrd{Name: p, Size: st.Size(), Data: f})
 	}
 	return initrds, closeAll, nil
+}
+
+// rootTypes are the file systems tried for a root device of unknown type.
+var rootTypes = []string{"ext4", "btrfs", "xfs", "f2fs", "squashfs", "erofs", "vfat"}
+
+// synthesise returns what makes the initrd of a modular kernel, or nil if the
+// caller brought initrds or said nothing about a root.
+func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initrd, error) {
+	root := m.cfg.Boot.Root
+	if root == nil || len(m.cfg.Boot.Initrds) > 0 {
+		return nil
+	}
+	return func(k linux.Kernel) ([]linux.Initrd, error) {
+		r := initrdRoot(root)
+		release := img.Release()
+		image, err := initrd.Build(initrd.Config{
+			Release: release, Kernel: m.cfg.Boot.Kernel, Places: m.modulePlaces(release),
+			Modules: initrd.Wanted(r, m.drivers()...), BuiltIn: k.HasString,
+			Root: r, CommandLine: m.cfg.Boot.CommandLine,
+		})
+		if err != nil || image == nil {
+			return nil, err
+		}
+		m.log.Debug("the kernel gets an initrd", "modules", image.Modules, "bytes", image.Size())
+		return []linux.Initrd{{Name: "initrd of gvmspawn", Size: image.Size(), Data: image}}, nil
+	}
+}
+
+// initrdRoot is the root as the initrd's program mounts it.
+func initrdRoot(root *Root) initrd.Root {
+	r := initrd.Root{Source: root.Share, Types: []string{"virtiofs"}, ReadOnly: root.ReadOnly}
+	if root.Device != "" {
+		r.Source, r.Device, r.Types = root.Device, true, rootTypes
+		if root.FSType != "" {
+			r.Types = []string{root.FSType}
+		}
+	}
+	if root.Options != "" {
+		r.Options = []string{root.Options}
+	}
+	return r
+}
+
+// modulePlaces are where the kernel's modules may be: the guest's own tree, the
+// host, near the kernel.
+func (m *Machine) modulePlaces(release string) []initrd.Place {
+	var places []initrd.Place
+	if tree := m.cfg.Boot.Root.ModuleTree; tree != "" {
+		places = append(places, initrd.Place{Root: tree, Guest: true})
+	}
+	places = append(places, initrd.Place{Root: "/"})
+	return append(places, initrd.NextTo(m.cfg.Boot.Kernel, release)...)
+}
+
+// drivers are the modules of devices that the root does not need.
+func (m *Machine) drivers() []string {
+	drivers := []string{"virtio_balloon"}
+	if len(m.cfg.NICs) > 0 {
+		drivers = append(drivers, "virtio_net")
+	}
+	if len(m.cfg.Disks) > 0 {
+		drivers = append(drivers, "virtio_blk")
+	}
+	if len(m.cfg.Shares) > 0 {
+		drivers = append(drivers, "virtiofs")
+	}
+	return drivers
 }
