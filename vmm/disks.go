@@ -7,6 +7,7 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/virtio/blk/qcow2"
 )
 
 func (m *Machine) addDisks(host *pci.Host) error {
@@ -33,16 +34,26 @@ func (m *Machine) addDisks(host *pci.Host) error {
 
 // openDisk opens the image of a disk in the named format.
 func openDisk(d *Disk) (blk.Image, error) {
-	if d.Format != FormatRaw {
-		return nil, fmt.Errorf("disk %s: only raw images are supported yet", d.Path)
+	o := blk.Options{ReadOnly: d.ReadOnly || d.Ephemeral}
+	var image blk.Image
+	var err error
+	switch d.Format {
+	case FormatRaw:
+		image, err = blk.OpenRaw(d.Path, o)
+	case FormatQcow2:
+		image, err = qcow2.Open(d.Path, o)
+	default:
+		err = fmt.Errorf("disk %s: unknown image format", d.Path)
 	}
-	raw, err := blk.OpenRaw(d.Path, blk.Options{ReadOnly: d.ReadOnly || d.Ephemeral})
-	if err != nil || !d.Ephemeral {
-		return raw, err
-	}
-	overlay, err := blk.NewOverlay(raw, os.TempDir())
 	if err != nil {
-		return nil, errors.Join(err, raw.Close())
+		return nil, err
+	}
+	if !d.Ephemeral {
+		return image, nil
+	}
+	overlay, err := blk.NewOverlay(image, os.TempDir())
+	if err != nil {
+		return nil, errors.Join(err, image.Close())
 	}
 	return overlay, nil
 }
