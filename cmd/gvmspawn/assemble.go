@@ -27,6 +27,7 @@ type plan struct {
 	name  string
 	cfg   vmm.Config
 
+	kvm     *os.File   // passed to us
 	options []string   // kernel arguments of the boot entry
 	files   []*os.File // kernel and initrds, where cfg names /proc/self/fd
 }
@@ -98,7 +99,7 @@ func (p *plan) assemble(log *slog.Logger) error {
 	p.cfg = vmm.Config{
 		Name: p.name, CPUs: s.cpus.CPUs, RAM: s.ram.Size, UUID: s.uuid,
 		Accel:         map[arg.Tristate]vmm.Accel{arg.Auto: vmm.AccelAuto, arg.Yes: vmm.AccelKVM, arg.No: vmm.AccelSoft}[s.kvm],
-		Deterministic: s.deterministic, Seed: s.seed, Log: log,
+		Deterministic: s.deterministic, Seed: s.seed, Log: log, KVM: p.kvm,
 	}
 	if s.deterministic {
 		p.cfg.Accel = vmm.AccelSoft

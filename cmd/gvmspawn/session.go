@@ -59,8 +59,8 @@ type session struct {
 
 // spawn runs a machine to its end and returns the exit status.
 func (c *command) spawn(s *settings) (int, error) {
-	manager := notify.FromEnvironment()
-	status, err := c.spawnFor(s, manager)
+	manager, fds := notify.FromEnvironment(), listenFDs()
+	status, err := c.spawnFor(s, manager, fds)
 	if err != nil {
 		var errno unix.Errno
 		if !errors.As(err, &errno) {
@@ -75,7 +75,7 @@ func (c *command) spawn(s *settings) (int, error) {
 	return status, nil
 }
 
-func (c *command) spawnFor(s *settings, manager notify.Manager) (int, error) {
+func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (int, error) {
 	p, err := newPlan(s)
 	if err != nil {
 		return exitFailure, err
@@ -85,6 +85,7 @@ func (c *command) spawnFor(s *settings, manager notify.Manager) (int, error) {
 	r := &session{plan: p, manager: manager, cancel: cancel, messages: &messages{w: c.stderr}, colors: c.logSettings()}
 	defer r.close()
 	r.log = logging.New(r.colors, r.messages)
+	r.usePassed(fds, r.log)
 	if err := r.claim(); err != nil {
 		return exitFailure, err
 	}
