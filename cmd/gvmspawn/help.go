@@ -35,7 +35,7 @@ func (c *command) help(s *settings) error {
 		"ARGUMENTS are appended to the kernel command line.\n", c.name, bold, style.Reset)
 	fmt.Fprintf(&b, "\n%sCommands:%s\n", style.Heading, style.Reset)
 	for _, v := range verbs() {
-		fmt.Fprintf(&b, "  %-28s %s\n", v.name+" "+v.arguments, v.help)
+		fmt.Fprintf(&b, "  %-34s %s\n", v.name+" "+v.arguments, v.help)
 	}
 	s.table().WriteHelp(&b, style, width)
 	fmt.Fprintf(&b, "\nSee the gvmspawn(1) man page for details.\n")

@@ -26,6 +26,7 @@ import (
 // same name has to follow an option or "--".
 type verb struct {
 	name, arguments, help string
+	machines              bool // the first argument is a machine
 	run                   func(c *command, args []string) (int, error)
 }
 
@@ -33,10 +34,12 @@ type verb struct {
 // it themselves.
 func verbs() []verb {
 	return []verb{
-		{"list", "", "List the running machines", (*command).listMachines},
-		{"status", "NAME", "Show what is known about a machine", (*command).showStatus},
-		{"stop", "NAME", "Power a machine off and wait for its end", (*command).stopMachine},
-		{"ssh", "NAME [COMMAND...]", "Log in to a machine, or run a command in it", (*command).ssh},
+		{"list", "", "List the running machines", false, (*command).listMachines},
+		{"status", "NAME", "Show what is known about a machine", true, (*command).showStatus},
+		{"stop", "[-f] NAME", "Power a machine off, or kill it, and wait for its end", true, (*command).stopMachine},
+		{"ssh", "[-t] [USER@]NAME [COMMAND...]", "Log in to a machine, or run a command in it", true, (*command).ssh},
+		{"completion", "bash|zsh|fish", "Print a completion script for a shell", false, (*command).completion},
+		{"man", "", "Print the manual page", false, (*command).man},
 	}
 }
 

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestManual: man/gvmspawn.1 is what the table makes; "make man" renews it.
+func TestManual(t *testing.T) {
+	var b bytes.Buffer
+	writeMan(&b)
+	have, err := os.ReadFile("../../man/gvmspawn.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(have, b.Bytes()) {
+		t.Error("man/gvmspawn.1 is out of date, run: go run ./cmd/gvmspawn man >man/gvmspawn.1")
+	}
+	for _, line := range strings.Split(b.String(), "\n") {
+		if strings.HasPrefix(line, "'") {
+			t.Errorf("line is a roff command: %q", line)
+		}
+	}
+	if groff, err := exec.LookPath("groff"); err == nil {
+		c := exec.Command(groff, "-man", "-Tutf8", "-ww", "-z")
+		c.Stdin = &b
+		if out, err := c.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%v %s", err, out)
+		}
+	}
+}
+
+// TestTable: every option is explained, names are unique, and the manual's
+// paragraphs belong to options.
+func TestTable(t *testing.T) {
+	names := map[string]bool{}
+	for _, g := range newSettings().table() {
+		for _, o := range g.Options {
+			keys := append([]string{o.Long}, o.Aliases...)
+			if o.Short != 0 {
+				keys = append(keys, string(rune(o.Short)))
+			}
+			for _, k := range keys {
+				if names[k] {
+					t.Errorf("%s is there twice", k)
+				}
+				names[k] = true
+			}
+			if !o.Hidden && (o.Help == "" || strings.HasSuffix(o.Help, ".")) || o.Set == nil {
+				t.Errorf("--%s is not explained", o.Long)
+			}
+		}
+	}
+	for k := range docs {
+		if !names[k] {
+			t.Errorf("a paragraph about --%s, which does not exist", k)
+		}
+	}
+	// Every option of systemd-vmspawn 257 to 262 (vmspawn.md §1.1, §1.2).
+	for k := range strings.FieldsSeq(`q quiet D directory i image cpus qemu-smp ram qemu-mem kvm qemu-kvm vsock qemu-vsock vsock-cid tpm linux initrd n network-tap
+		network-user-mode firmware discard-disk secure-boot M machine uuid register private-users bind bind-ro extra-drive forward-journal pass-ssh-key ssh-key-type
+		console background load-credential set-credential no-pager h help version keep-unit qemu-gui tpm-state G grow-image s smbios11 notify-ready S slice property
+		no-ask-password bind-user bind-user-shell bind-user-group system user image-format x ephemeral image-disk-type efi-nvram-template efi-nvram-state
+		firmware-features forward-journal-max-use forward-journal-keep-free forward-journal-max-file-size forward-journal-max-files console-transport bind-volume coco
+		confidential-computing`) {
+		if !names[k] {
+			t.Errorf("there is no option %s", k)
+		}
+	}
+}
+
+// TestCompletion: the scripts are valid, and bash's completes.
+func TestCompletion(t *testing.T) {
+	dir := t.TempDir()
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		r := execute(t, dir, "completion", shell)
+		if r.status != 0 || !strings.Contains(r.stdout, "directory") || !strings.Contains(r.stdout, "interactive") {
+			t.Errorf("%s: %d %s", shell, r.status, r.stderr)
+		}
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			continue
+		}
+		script := filepath.Join(dir, shell)
+		if err := os.WriteFile(script, []byte(r.stdout), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(path, "-n", script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v %s", shell, err, out)
+		}
+		if shell == "bash" {
+			testBash(t, path, script)
+		}
+	}
+	if r := execute(t, dir, "completion", "csh"); r.status != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func testBash(t *testing.T, bash, script string) {
+	for words, want := range map[string]string{
+		"gvmspawn --dir": "--directory", "gvmspawn --console h": "headless", "gvmspawn --console = n": "native", "gvmspawn l": "list", "gvmspawn --uuid x": "",
+	} {
+		n := len(strings.Fields(words)) - 1
+		out, err := exec.Command(bash, "-c", `source "$1"; COMP_WORDS=($2); COMP_CWORD=$3; _gvmspawn 2>/dev/null; echo "${COMPREPLY[*]}"`, "x", script, words, string(rune('0'+n))).CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != want {
+			t.Errorf("%s: %q %v", words, got, err)
+		}
+	}
+}
+
+// TestHelpWidth: help fits 80 columns.
+func TestHelpWidth(t *testing.T) {
+	r := execute(t, t.TempDir(), "--help", "--no-pager")
+	for _, line := range strings.Split(r.stdout, "\n") {
+		if len([]rune(line)) > 80 && !regexp.MustCompile(`^  \w`).MatchString(line) {
+			t.Errorf("%q", line)
+		}
+	}
+}
