@@ -44,8 +44,8 @@ func hot(t testing.TB, c *client, dir string) map[string][]byte {
 
 // set prepares the request, with the buffers in pages as a driver's are.
 func (c *client) set(in []byte) {
-	c.r.chain.Readable, c.r.chain.ReadableLen = pieces(nil, in, inHeaderSize, writeInSize), uint64(len(in))
-	c.r.chain.Writable, c.r.chain.WritableLen = pieces(nil, c.out[:outHeaderSize+128<<10], outHeaderSize), outHeaderSize+128<<10
+	c.r.chain.Readable, c.r.chain.ReadableLen = pieces(c.r.chain.Readable[:0], in, inHeaderSize, writeInSize), uint64(len(in))
+	c.r.chain.Writable, c.r.chain.WritableLen = pieces(c.r.chain.Writable[:0], c.out[:outHeaderSize+128<<10], outHeaderSize), outHeaderSize+128<<10
 }
 
 // Allocations per request are 0, apart from making and dropping inodes and handles.
@@ -179,7 +179,7 @@ func FuzzRequest(f *testing.F) {
 			msg, room := in[2:2+n], 1<<17
 			in = in[2+n:]
 			if len(msg) >= inHeaderSize {
-				if op := view[inHeader](bytes.Clone(msg)).Opcode; op == opSetlkw || op == opSyncfs {
+				if op := view[inHeader](bytes.Clone(msg)).Opcode; op == opSetlkw || op == opSyncfs || op == opFsync || op == opFsyncdir {
 					continue // may wait for itself; slow
 				}
 				room = min(room, int(msg[24])<<9|int(msg[25])) // the uid is of no use here

@@ -19,6 +19,8 @@ type handle struct {
 	// mustWait: the file system has no RWF_NOWAIT. Reads then run in place,
 	// and the queue's stall timer deals with slow ones.
 	mustWait atomic.Bool
+	// locked: POSIX locks were taken through it.
+	locked atomic.Bool
 
 	mu  sync.Mutex // a directory's: one READDIR at a time; guards pos
 	pos uint64     // where the directory's descriptor stands
@@ -323,6 +325,7 @@ func (r *request) release() (int, unix.Errno) {
 	if in.ReleaseFlags&releaseFlush != 0 {
 		r.d.locks.drop(i, in.LockOwner)
 	}
+	r.d.locks.released(h)
 	// Closing the last descriptor frees the locks of flock(2) too.
 	h.put()
 	return 0, 0

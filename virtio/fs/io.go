@@ -95,7 +95,7 @@ func (r *request) write() (int, unix.Errno) {
 	if size >= bigWrite {
 		r.w.detach()
 	}
-	if in.WriteFlags&writeKillSuidgid != 0 && r.privileged(h) {
+	if in.WriteFlags&writeKillSuidgid != 0 && r.keepsSetID(h) {
 		r.d.host.dropFSETID()
 		defer r.d.host.restoreFSETID()
 	}
@@ -131,9 +131,9 @@ func (r *request) writeAll(h *handle, iov []unix.Iovec, in *writeIn) (int, unix.
 	return done, 0
 }
 
-// privileged reports whether the file has set-ID bits that a write must clear
-// and our capabilities would let it keep.
-func (r *request) privileged(h *handle) bool {
+// keepsSetID reports whether the file has set-ID bits that a write must clear
+// and that our capabilities would let it keep.
+func (r *request) keepsSetID(h *handle) bool {
 	return r.d.host.caps.base.has(unix.CAP_FSETID) &&
 		sysFstatx(h.fd, &r.st) == 0 && r.st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 }
@@ -193,7 +193,9 @@ func (r *request) fallocate() (int, unix.Errno) {
 		return 0, unix.EFBIG
 	}
 	r.w.detach()
-	if r.privileged(h) {
+	// The request does not say whether the caller has CAP_FSETID (nor, with
+	// ALLOW_IDMAP, who it is); clearing the bits is the safe side.
+	if r.hdr.UID != 0 && r.keepsSetID(h) {
 		r.d.host.dropFSETID()
 		defer r.d.host.restoreFSETID()
 	}
@@ -248,6 +250,10 @@ func (r *request) copyFileRange() (int, unix.Errno) {
 		return 0, unix.EINVAL
 	}
 	r.w.detach()
+	if r.hdr.UID != 0 && r.keepsSetID(dst) { // as in fallocate
+		r.d.host.dropFSETID()
+		defer r.d.host.restoreFSETID()
+	}
 	r.offs = [2]int64{int64(in.OffIn), int64(in.OffOut)}
 	done, e := sysCopyFileRange(src.fd, &r.offs[0], dst.fd, &r.offs[1], min(in.Len, maxCopy))
 	if e != 0 {

@@ -35,6 +35,7 @@ type lockOwner struct {
 	key  lockKey // with a reference to the inode
 	fd   int
 	pid  atomic.Uint32 // the guest's, for F_GETLK
+	fh   uint64        // the handle that it locked through last; guarded by lockTable.mu
 	refs atomic.Int64
 }
 
@@ -66,15 +67,31 @@ func (t *lockTable) init() {
 	t.waits = make(map[uint64]*lockWait)
 }
 
-// find returns the owner with a reference, or nil.
-func (t *lockTable) find(k lockKey) *lockOwner {
+// find returns the owner with a reference, or nil. From now on it belongs to
+// the handle fh: the release of an earlier one, which may arrive late, has no
+// effect on it.
+func (t *lockTable) find(k lockKey, fh uint64) *lockOwner {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.owners[k]
 	if o != nil {
 		o.refs.Add(1)
+		o.fh = fh
 	}
 	return o
+}
+
+// keep makes sure that an owner which got a lock is in the table: it may have
+// been dropped while it waited. It reports false when there is another one by
+// now, so that the lock must be taken again.
+func (t *lockTable) keep(o *lockOwner) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.owners[o.key] == nil {
+		t.owners[o.key] = o
+		o.refs.Add(1)
+	}
+	return t.owners[o.key] == o
 }
 
 // drop gives all POSIX locks of an owner on an inode back.
@@ -85,6 +102,27 @@ func (t *lockTable) drop(i *inode, owner uint64) {
 	delete(t.owners, k)
 	t.mu.Unlock()
 	if o != nil {
+		o.put()
+	}
+}
+
+// released drops the owners that locked through a handle that the guest has
+// closed for good. The kernel tells of the end of a process's locks by FLUSH, but
+// not of that of its own open file description locks, which end here.
+func (t *lockTable) released(h *handle) {
+	if !h.locked.Load() {
+		return
+	}
+	var old []*lockOwner
+	t.mu.Lock()
+	for k, o := range t.owners {
+		if k.inode == h.inode && o.fh == h.id {
+			delete(t.owners, k)
+			old = append(old, o)
+		}
+	}
+	t.mu.Unlock()
+	for _, o := range old {
 		o.put()
 	}
 }
@@ -114,9 +152,11 @@ func (t *lockTable) otherPID(k lockKey) uint32 {
 }
 
 // lockOwner returns the owner for the request with a reference, made if need be.
-func (r *request) lockOwner(i *inode, owner uint64) (*lockOwner, unix.Errno) {
+func (r *request) lockOwner(h *handle, owner uint64) (*lockOwner, unix.Errno) {
+	i := h.inode
 	t, k := &r.d.locks, lockKey{i, owner}
-	if o := t.find(k); o != nil {
+	h.locked.Store(true)
+	if o := t.find(k, h.id); o != nil {
 		return o, 0
 	}
 	if e := r.d.takeFD(); e != 0 {
@@ -134,7 +174,7 @@ func (r *request) lockOwner(i *inode, owner uint64) (*lockOwner, unix.Errno) {
 		fdsInUse.Add(-1)
 		return nil, hideLimit(e)
 	}
-	n := &lockOwner{key: k, fd: fd}
+	n := &lockOwner{key: k, fd: fd, fh: h.id}
 	i.refs.Add(1)
 	n.refs.Store(1)
 	t.mu.Lock()
@@ -149,6 +189,7 @@ func (r *request) lockOwner(i *inode, owner uint64) (*lockOwner, unix.Errno) {
 	}
 	if o != nil && n != nil {
 		o.refs.Add(1)
+		o.fh = h.id
 	}
 	t.mu.Unlock()
 	if n != nil {
@@ -184,7 +225,7 @@ func (r *request) getlk() (int, unix.Errno) {
 	if e := r.hostLock(&in.Lk); e != 0 {
 		return 0, e
 	}
-	own, e := r.lockOwner(h.inode, in.Owner)
+	own, e := r.lockOwner(h, in.Owner)
 	if e != 0 {
 		return 0, e
 	}
@@ -230,27 +271,40 @@ func (r *request) setlk() (int, unix.Errno) {
 	if e := r.hostLock(&in.Lk); e != 0 {
 		return 0, e
 	}
-	c := lockCall{fd: h.fd, flock: in.Flags&lkFlock != 0, lk: &r.lk}
-	if !c.flock {
-		if h.inode.isDir() {
-			return 0, unix.EBADF
-		}
-		if r.lk.Type == unix.F_UNLCK && !r.d.locks.has(h.inode, in.Owner) {
-			return 0, 0
-		}
-		own, e := r.lockOwner(h.inode, in.Owner)
+	c := lockCall{fd: h.fd, flock: true, lk: &r.lk}
+	if in.Flags&lkFlock != 0 {
+		return 0, r.lock(&c)
+	}
+	if h.inode.isDir() {
+		return 0, unix.EBADF
+	}
+	if r.lk.Type == unix.F_UNLCK && !r.d.locks.has(h.inode, in.Owner) {
+		return 0, 0
+	}
+	c.flock = false
+	for {
+		own, e := r.lockOwner(h, in.Owner)
 		if e != 0 {
 			return 0, e
 		}
-		defer own.put()
 		own.pid.Store(in.Lk.PID)
 		c.fd = own.fd
+		e = r.lock(&c)
+		done := e != 0 || r.d.locks.keep(own)
+		own.put()
+		if done {
+			return 0, e
+		}
 	}
-	e = c.try(false)
+}
+
+// lock takes or frees a lock, and for SETLKW waits.
+func (r *request) lock(c *lockCall) unix.Errno {
+	e := c.try(false)
 	if (e == unix.EAGAIN || e == unix.EACCES) && r.hdr.Opcode == opSetlkw {
-		e = r.waitLock(&c)
+		return r.waitLock(c)
 	}
-	return 0, e
+	return e
 }
 
 // has reports whether the owner has ever locked the inode.

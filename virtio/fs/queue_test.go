@@ -205,9 +205,10 @@ func TestLocks(t *testing.T) {
 	c.must(opSetlk, f, lk(1, unix.F_RDLCK, 0, 4)) // its own lock is no obstacle
 	c.fails(opSetlk, f, unix.EAGAIN, lk(2, unix.F_RDLCK, 5, 5))
 	c.must(opSetlk, f, lk(2, unix.F_RDLCK, 0, 4))
-	c.must(opSetlk, f, lk(2, unix.F_WRLCK, 10, maxOffset))
+	c.must(opSetlk, f, lk(2, unix.F_WRLCK, 10, 99))
+	c.must(opSetlk, f, lk(2, unix.F_WRLCK, 101, maxOffset))
 	g := view[lkOut](c.must(opGetlk, f, lk(1, unix.F_RDLCK, 20, 30))).Lk
-	if g.Type != unix.F_WRLCK || g.Start != 10 || g.End != maxOffset || g.PID != 102 {
+	if g.Type != unix.F_WRLCK || g.Start != 10 || g.End != 99 || g.PID != 102 {
 		t.Errorf("conflict %+v", g)
 	}
 	if g := view[lkOut](c.must(opGetlk, f, lk(3, unix.F_RDLCK, 0, 4))).Lk; g.Type != unix.F_UNLCK {
@@ -232,6 +233,11 @@ func TestLocks(t *testing.T) {
 	c.must(opSetlk, f, fl(other, unix.F_WRLCK))
 	c.must(opRelease, f, raw(releaseIn{FH: other, ReleaseFlags: 2}))
 	c.must(opSetlk, f, fl(fh, unix.F_WRLCK))
+	// So do a guest's own open file description locks, which no FLUSH ends.
+	ofd := c.open(f, unix.O_RDWR).FH
+	c.must(opSetlk, f, raw(lkIn{FH: ofd, Owner: 77, Lk: fileLock{100, 100, unix.F_WRLCK, 1}}))
+	c.must(opRelease, f, raw(releaseIn{FH: ofd}))
+	c.must(opSetlk, f, lk(5, unix.F_WRLCK, 100, 100))
 	d := c.opendir(rootID)
 	c.must(opSetlk, rootID, raw(lkIn{FH: d, Lk: fileLock{Type: unix.F_WRLCK}, Flags: lkFlock}))
 	c.fails(opSetlk, rootID, unix.EBADF, raw(lkIn{FH: d, Lk: fileLock{Type: unix.F_WRLCK}}))
