@@ -133,6 +133,9 @@ func TestFADT(t *testing.T) {
 			t.Errorf("register at %d: % x", c.off, gas[:12])
 		}
 	}
+	if f[108] != 0x32 {
+		t.Errorf("CENTURY %#x", f[108])
+	}
 	if boot := binary.LittleEndian.Uint16(f[109:]); boot&(1<<1) != 0 || boot&(1<<3) != 0 || boot&(1<<5) != 0 {
 		t.Errorf("IAPC_BOOT_ARCH %#x announces an 8042, forbids MSI or denies the RTC", boot)
 	}

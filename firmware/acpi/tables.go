@@ -63,6 +63,7 @@ const (
 	fadtProfile        = 45
 	fadtPLvl2Lat       = 96
 	fadtPLvl3Lat       = 98
+	fadtCentury        = 108
 	fadtBootArch       = 109
 	fadtFlags          = 112
 	fadtResetReg       = 116
@@ -87,6 +88,9 @@ const (
 	bootVGANotPresent  = 1 << 2
 	bootNoASPM         = 1 << 4
 	bootCMOSNotPresent = 1 << 5
+
+	// rtcCentury is the index of the century in the clock's memory.
+	rtcCentury = 0x32
 
 	// Latencies above these mean "no C2" and "no C3".
 	noC2Latency = 101
@@ -119,6 +123,8 @@ func fadt(c Config, dsdt mem.GPA) []byte {
 	}
 	if c.NoRTC {
 		arch |= bootCMOSNotPresent
+	} else {
+		b[fadtCentury] = rtcCentury
 	}
 	le.PutUint16(b[fadtBootArch:], arch)
 	le.PutUint32(b[fadtFlags:], fadtWBINVD|fadtProcC1|fadtPwrButton|fadtSlpButton|fadtResetRegSup|fadtHardwareReduced)
