@@ -3,6 +3,7 @@ package linux
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"os/exec"
 	"testing"
 
@@ -135,30 +136,20 @@ func buildBzImage(payload []byte, initSize uint32) []byte {
 func pack(t testing.TB, c Compression, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
+	var w io.WriteCloser
 	var err error
 	switch c {
 	case CompressionNone:
 		out.Write(b)
 	case CompressionGzip:
-		w := gzip.NewWriter(&out)
-		_, err = w.Write(b)
-		w.Close()
-		return out.Bytes() // ends with the size by itself
+		w = gzip.NewWriter(&out)
 	case CompressionZstd:
-		w, _ := zstd.NewWriter(&out)
-		_, err = w.Write(b)
-		w.Close()
+		w, err = zstd.NewWriter(&out)
 	case CompressionLZ4:
-		w := lz4.NewWriter(&out)
-		if err := w.Apply(lz4.LegacyOption(true)); err != nil {
-			t.Fatal(err)
-		}
-		_, err = w.Write(b)
-		w.Close()
+		z := lz4.NewWriter(&out)
+		w, err = z, z.Apply(lz4.LegacyOption(true))
 	case CompressionLZMA:
-		w, _ := lzma.NewWriter(&out)
-		_, err = w.Write(b)
-		w.Close()
+		w, err = lzma.NewWriter(&out)
 	case CompressionXZ:
 		return runTool(t, b, "xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB")
 	case CompressionBzip2:
@@ -168,8 +159,16 @@ func pack(t testing.TB, c Compression, b []byte) []byte {
 	case CompressionUnknown:
 		out.WriteString("this is no compression")
 	}
+	if w != nil && err == nil {
+		if _, err = w.Write(b); err == nil {
+			err = w.Close()
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	if c == CompressionGzip {
+		return out.Bytes() // ends with the size by itself
 	}
 	return binary.LittleEndian.AppendUint32(out.Bytes(), uint32(len(b)))
 }

@@ -47,6 +47,20 @@ func TestVmlinux(t *testing.T) {
 	}
 }
 
+// A bzImage without kernel_version says its release once it is unpacked.
+func TestReleaseOfUnpackedKernel(t *testing.T) {
+	file := buildBzImage(pack(t, CompressionLZ4, buildELF(testPref, vmlinuxSegments(), nil)), 0)
+	img := openBytes(t, edit(file, 0x20e, 0, 0))
+	got := ""
+	_, err := Load(Boot{Memory: newMemory(t, 64*layout.MiB), Image: img, MoreInitrds: func(k Kernel) ([]Initrd, error) {
+		got = k.Release()
+		return nil, nil
+	}})
+	if err != nil || img.Release() != "" || got != testRelease {
+		t.Errorf("%v, %q, %q", err, img.Release(), got)
+	}
+}
+
 // debug/elf is the second opinion on the program headers.
 func TestELFAgreesWithDebugELF(t *testing.T) {
 	file := buildELF(testPref, vmlinuxSegments(), nil)

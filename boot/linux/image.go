@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/u-root/u-root/pkg/boot/bzimage"
+	"golang.org/x/sys/unix"
 )
 
 // Format is the kind of a kernel file.
@@ -58,12 +59,28 @@ type Image struct {
 	releaseOnce sync.Once
 }
 
-// Open opens the kernel image at path. The error is one sentence that begins
-// with the path.
+// Open opens the kernel image at path. The error is one sentence that names
+// the path.
 func Open(path string) (*Image, error) {
-	f, err := os.Open(path)
+	f, size, err := openRegular(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the kernel: %w", err)
+		return nil, err
+	}
+	img, err := New(path, f, size)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	img.closer = f
+	return img, nil
+}
+
+// openRegular opens a file that must be a regular one, and does not wait for
+// the writer of a FIFO to find out.
+func openRegular(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot open the kernel: %w", err)
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
@@ -71,15 +88,9 @@ func Open(path string) (*Image, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, 0, err
 	}
-	img, err := New(path, f, st.Size())
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	img.closer = f
-	return img, nil
+	return f, st.Size(), nil
 }
 
 // New reads the kernel image r of size bytes; name is for error sentences.

@@ -43,7 +43,7 @@ func (p places) at(i int) uint32 {
 // returns applies it to the segments in their final places.
 func (l *loader) prepareKASLR(file []byte) (func() error, error) {
 	nothing := func() error { return nil }
-	if !l.KASLR {
+	if !l.KASLR || l.Entry == EntryPVH { // the PVH entry's code cannot be moved
 		return nothing, nil
 	}
 	le := binary.LittleEndian

@@ -37,6 +37,20 @@ func (k Kernel) HasString(s string) (found, known bool) {
 	}), true
 }
 
+// Release is the kernel's release as [Image.Release] gives it, or, for a
+// bzImage that does not state it, from the unpacked kernel.
+func (k Kernel) Release() string {
+	if rel := k.l.img.Release(); rel != "" || k.elf == nil {
+		return rel
+	}
+	for _, p := range k.elf.loads {
+		if rel := releaseAfterBanner(k.l.ram[p.paddr : p.paddr+p.filesz]); rel != "" {
+			return rel
+		}
+	}
+	return ""
+}
+
 // hugePage is the unit in which touched memory is given back, so that the
 // host's huge pages under the kernel stay whole.
 const hugePage = 2 * layout.MiB

@@ -65,7 +65,8 @@ type Boot struct {
 	// own decompressor would, and lets it randomise its other mappings. It
 	// costs one or two milliseconds a start. It is off by default, so that
 	// addresses in messages match System.map and one start is like the other.
-	// A kernel built without CONFIG_RANDOMIZE_BASE ignores it.
+	// A kernel built without CONFIG_RANDOMIZE_BASE ignores it, and so does
+	// EntryPVH. EntryDecompressor goes by the command line alone (nokaslr).
 	KASLR bool
 	// Random gives the seed of the guest's random number generator and of
 	// KASLR; nil is the host's generator.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 )
 
@@ -30,11 +29,11 @@ type UKI struct {
 const maxTextSection = 64 << 10
 
 // OpenUKI opens the unified kernel image at path. The error is one sentence
-// that begins with the path.
+// that names the path.
 func OpenUKI(path string) (*UKI, error) {
-	f, err := os.Open(path)
+	f, _, err := openRegular(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the kernel: %w", err)
+		return nil, err
 	}
 	u, err := NewUKI(path, f)
 	if err != nil {
