@@ -66,6 +66,43 @@ func TestBootDirectoryUnderQEMU(t *testing.T) {
 	}
 }
 
+// The same with a file system on a disk, whose driver is a module.
+func TestBootDiskUnderQEMU(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a machine")
+	}
+	name := "kernel-bookworm"
+	if k := os.Getenv("GVMSPAWN_TEST_KERNEL"); k != "" {
+		name = k // another asset, such as kernel-trixie with its compressed modules
+	}
+	kernel := guesttest.KernelAsset(t, name)
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk")
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", guesttest.BusyboxTree(t, guestScript), disk, "64M").CombinedOutput(); err != nil {
+		t.Skipf("mke2fs: %v: %s", err, out)
+	}
+	root := Root{Source: "/dev/vda", Types: []string{"ext4"}, Device: true, ReadOnly: true}
+	cmdline := "console=hvc0 panic=-1 reboot=t ro FOO=bar -- one two"
+	img, err := Build(Config{Release: kernel.Version, Kernel: kernel.Path, Places: NextTo(kernel.Path, kernel.Version),
+		Modules: Wanted(root), CommandLine: cmdline, Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("modules %v", img.Modules)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	out := runMachine(ctx, t, kernel.Path, writeImage(t, dir, img), cmdline,
+		"-drive", "if=none,id=d,format=raw,file="+disk, "-device", "virtio-blk-pci,drive=d")
+	for _, want := range []string{"args: /sbin/init one two", "env: bar", "dev: 1", "root: /dev/vda / ext4 ro", "left: 2", " virtio_blk "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the guest did not say %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(out)
+	}
+}
+
 // A root that cannot be mounted is said so on the console.
 func TestBootWithoutRootUnderQEMU(t *testing.T) {
 	if testing.Short() {
