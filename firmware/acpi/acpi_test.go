@@ -272,9 +272,12 @@ func TestExecute(t *testing.T) {
 		{`evaluate \_SB.PCI0._OSC (00) 1 3 (00 00 00 00 1F 00 00 00 1F 00 00 00)`,
 			"04 00 00 00 1F 00 00 00 1F 00 00 00"},
 	} {
-		out, err := exec.Command(acpiexec, "-b", c.command, file).CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte(c.want)) || bytes.Contains(out, []byte("ACPI Error")) || bytes.Contains(out, []byte("ACPI Warning")) {
-			t.Errorf("%s: %v\n%s", c.command, err, out)
-		}
+		t.Run(c.command, func(t *testing.T) {
+			t.Parallel() // acpiexec takes a second to end, asleep
+			out, err := exec.Command(acpiexec, "-b", c.command, file).CombinedOutput()
+			if err != nil || !bytes.Contains(out, []byte(c.want)) || bytes.Contains(out, []byte("ACPI Error")) || bytes.Contains(out, []byte("ACPI Warning")) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
 	}
 }
