@@ -64,6 +64,7 @@ type Region struct {
 	Kind Kind
 
 	bytes   []byte
+	mem     *Memory
 	dirty   []uint64 // page bitmap, nil while the log is off
 	watched []uint64 // page bitmap, see SetWatched
 }
@@ -100,7 +101,7 @@ func New() *Memory { return &Memory{} }
 // base and size are multiples of the page size; an overlap is an error naming
 // both regions.
 func (m *Memory) Add(name string, base GPA, size uint64, kind Kind) (*Region, error) {
-	r := &Region{Name: name, Base: base, Kind: kind}
+	r := &Region{Name: name, Base: base, Kind: kind, mem: m}
 	if err := m.checkFree(name, base, size); err != nil {
 		return nil, err
 	}
@@ -242,7 +243,8 @@ func (m *Memory) TakeDirty(f func(page GPA)) {
 // It must be set before the machine runs.
 func (m *Memory) OnWatchedWrite(f func(gpa GPA, n uint64)) { m.onWrite = f }
 
-// SetWatched marks or unmarks the page at gpa, which must be RAM, for OnWatchedWrite.
+// SetWatched marks or unmarks the page at gpa, which must be in a region, for
+// OnWatchedWrite.
 func (m *Memory) SetWatched(gpa GPA, on bool) {
 	r := m.Find(gpa)
 	if r == nil {
@@ -273,6 +275,9 @@ func (m *Memory) MarkWritten(gpa GPA, n uint64) {
 func (m *Memory) mark(r *Region, gpa GPA, n uint64) {
 	first, last := uint64(gpa-r.Base)>>pageShift, (uint64(gpa-r.Base)+n-1)>>pageShift
 	hit := false
+	if m.onWrite != nil {
+		Fence() // the data is visible before the watch is looked at
+	}
 	for p := first; p <= last; p++ {
 		bit := uint64(1) << (p % 64)
 		hit = hit || atomic.LoadUint64(&r.watched[p/64])&bit != 0

@@ -72,5 +72,8 @@ func (r *Region) remap(at, length uint64, prot, flags, fd int, off int64) error 
 	if err != nil {
 		return fmt.Errorf("map file into %s at %#x: %w", r.Name, at, err)
 	}
+	if r.mem.onWrite != nil {
+		r.mem.mark(r, r.Base+GPA(at), length)
+	}
 	return nil
 }

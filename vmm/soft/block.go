@@ -1,7 +1,6 @@
 package soft
 
 import (
-	"github.com/gvmspawn/gvmspawn/vmm/mem"
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -153,6 +152,9 @@ func (c *CPU) build(la, gpa uint64, k blockKey) *block {
 		c.dropCode()
 	}
 	b := &block{key: k, gpa: gpa}
+	if !c.noCache {
+		c.codePage(gpa)
+	}
 	code := hostBytes(k.host, int(4096-la&0xfff))
 	c.insts = c.insts[:0]
 	c.ops = c.ops[:0]
@@ -196,6 +198,9 @@ func (c *CPU) crossing(b *block, in *decode.Inst, la uint64, code []byte) error 
 	if !ok {
 		c.exc.vec = vecPF
 		return decode.ErrTruncated
+	}
+	if !c.noCache {
+		c.codePage(gpa)
 	}
 	copy(buf[n:n+decode.MaxLen], hostBytes(host, decode.MaxLen))
 	b.gpa2, b.host2 = gpa, host
@@ -247,20 +252,13 @@ func chunks(gpa, n uint64) uint64 {
 
 // addCode notes that n bytes at gpa are cached in b.
 func (c *CPU) addCode(b *block, gpa uint64, n uint32) {
-	p := c.pages[gpa>>12]
-	if p == nil {
-		p = &codePage{}
-		c.pages[gpa>>12] = p
-		c.vm.mem.SetWatched(mem.GPA(gpa&^0xfff), true)
-		if h, _ := c.vm.host(gpa &^ 0xfff); h != 0 {
-			c.dropWriteTags(h)
-		}
-	}
+	p := c.codePage(gpa)
 	p.mask |= chunks(gpa, uint64(n))
 	p.blocks = append(p.blocks, b)
 }
 
-// codeWrite is told of a store to a page with cached code.
+// codeWrite is told of a store to a page with cached code. One of the whole
+// page leaves it watched: code is expected there again.
 func (c *CPU) codeWrite(p *codePage, gpa, n uint64) {
 	m := chunks(gpa, n)
 	if p.mask&m == 0 {
@@ -284,7 +282,7 @@ func (c *CPU) codeWrite(p *codePage, gpa, n uint64) {
 	}
 	clear(p.blocks[len(kept):])
 	p.blocks = kept
-	if len(kept) == 0 {
+	if len(kept) == 0 && n < 4096 {
 		c.dropPage(gpa>>12, p)
 	}
 }
@@ -309,7 +307,7 @@ func (c *CPU) dropPage(pfn uint64, p *codePage) {
 		}
 	}
 	delete(c.pages, pfn)
-	c.vm.mem.SetWatched(mem.GPA(pfn<<12), false)
+	c.forgetPage(pfn)
 }
 
 // kill takes a block out of use. The running block ends after the present
@@ -336,7 +334,7 @@ func (c *CPU) dropCode() {
 		for _, b := range p.blocks {
 			b.dead = true
 		}
-		c.vm.mem.SetWatched(mem.GPA(pfn<<12), false)
+		c.forgetPage(pfn)
 	}
 	clear(c.pages)
 	clear(c.hash[:])

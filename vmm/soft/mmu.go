@@ -35,7 +35,7 @@ type region struct {
 	base, size uint64
 	host       uint64
 	kind       mem.Kind
-	r          *mem.Region
+	pages      []pageInfo
 }
 
 // host returns the host address of gpa, or 0 if there is no memory there.
@@ -128,16 +128,18 @@ func (c *CPU) walk64(la uint64, acc uint32, base uint64, shift uint) (x xlat, ok
 	if s.EFER&eferNXE == 0 {
 		rsvd |= pteNX
 	}
-	var ptrs [4]uint64
+	var ptrs, olds [4]uint64
 	n := 0
 	var e uint64
+	top, topShift := base, shift
+again:
 	for {
 		h, _ := c.vm.host(base + la>>shift&511*8)
 		if h == 0 {
 			return x, c.pageFault(la, c.pfBits(acc))
 		}
 		e = ld64(h)
-		ptrs[n] = h
+		ptrs[n], olds[n] = h, e
 		n++
 		if e&pteP == 0 {
 			return x, c.pageFault(la, c.pfBits(acc))
@@ -166,11 +168,15 @@ func (c *CPU) walk64(la uint64, acc uint32, base uint64, shift uint) (x xlat, ok
 		return x, c.pageFault(la, c.pfBits(acc)|pfP)
 	}
 	for i, h := range ptrs[:n] {
-		want := uint64(pteA)
+		want := olds[i] | pteA
 		if i == n-1 && acc&accWrite != 0 {
 			want |= pteD
 		}
-		setBits64(h, want)
+		if want != olds[i] && !cas64(h, olds[i], want) {
+			// Another CPU changed the entry meanwhile: it may be gone.
+			x, n, base, shift = xlat{w: true, u: true}, 0, top, topShift
+			goto again
+		}
 	}
 	mask := uint64(1)<<shift - 1
 	x.gpa = e&addrMask&^mask | la&mask
@@ -178,16 +184,6 @@ func (c *CPU) walk64(la uint64, acc uint32, base uint64, shift uint) (x xlat, ok
 	x.global = e&pteG != 0 && s.CR4&cr4PGE != 0
 	x.large = shift > 12
 	return x, true
-}
-
-// setBits64 sets bits of the entry at h, atomically, if they are not set yet.
-func setBits64(h, want uint64) {
-	for {
-		e := ld64(h)
-		if e&want == want || cas64(h, e, e|want) {
-			return
-		}
-	}
 }
 
 // walk32 is 32-bit paging (SDM vol. 3A §4.3).
@@ -203,7 +199,7 @@ func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 		return x, c.pageFault(la, c.pfBits(acc))
 	}
 	x = xlat{w: e&pteW != 0, u: e&pteU != 0}
-	pde := h
+	pde, pdeOld := h, e
 	shift := uint(22)
 	if e&ptePS == 0 || s.CR4&cr4PSE == 0 {
 		shift = 12
@@ -220,12 +216,14 @@ func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 	if !c.permitted(&x, acc) {
 		return x, c.pageFault(la, c.pfBits(acc)|pfP)
 	}
-	setBits32(pde, pteA)
-	want := uint32(pteA)
+	want := e | pteA
 	if acc&accWrite != 0 {
 		want |= pteD
 	}
-	setBits32(h, want)
+	if pde != h && pdeOld&pteA == 0 && !cas32(pde, uint32(pdeOld), uint32(pdeOld|pteA)) ||
+		want != e && !cas32(h, uint32(e), uint32(want)) {
+		return c.walk32(la, acc) // another CPU changed an entry meanwhile
+	}
 	if shift == 22 {
 		x.gpa = e&0xffc00000 | e>>13&0xff<<32 | la&0x3fffff
 		x.large = true
@@ -235,15 +233,6 @@ func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 	x.d = e&pteD != 0 || acc&accWrite != 0
 	x.global = e&pteG != 0 && s.CR4&cr4PGE != 0
 	return x, true
-}
-
-func setBits32(h uint64, want uint32) {
-	for {
-		e := ld32(h)
-		if e&want == want || cas32(h, e, e|want) {
-			return
-		}
-	}
 }
 
 // permitted checks the access rights of SDM vol. 3A §4.6.1.
@@ -297,7 +286,7 @@ func (c *CPU) translate(la uint64, acc uint32, m int) (gpa, host uint64, ok bool
 	if c.permitted(&w, acc&accUser) {
 		e.Read = page
 	}
-	if x.d && kind != mem.ROM && c.permitted(&w, acc&accUser|accWrite) && c.pages[x.gpa>>12] == nil {
+	if x.d && kind != mem.ROM && c.permitted(&w, acc&accUser|accWrite) && c.mayWrite(x.gpa) {
 		e.Write = page
 	} else {
 		e.Write = bad
@@ -451,10 +440,8 @@ func (c *CPU) storeSlow(la, v uint64, size uint8, m int) bool {
 		c.mmioWrite(gpa, v, size)
 		return true
 	}
-	if p := c.pages[gpa>>12]; p != nil {
-		c.codeWrite(p, gpa, uint64(size))
-	}
 	stn(h, v, size)
+	c.wrote(gpa, uint64(size))
 	return true
 }
 
@@ -510,9 +497,7 @@ func (c *CPU) hostWrite(la uint64, size uint8) (h uint64, ok bool) {
 	}
 	gpa, h, ok := c.translate(la, accWrite, c.tlbMode)
 	if ok && h != 0 {
-		if p := c.pages[gpa>>12]; p != nil {
-			c.codeWrite(p, gpa, uint64(size))
-		}
+		c.willWrite(gpa, uint64(size))
 	}
 	return h, ok
 }

@@ -40,6 +40,9 @@ func (c *CPU) loop() vcpu.Exit {
 		// The block behind STI or MOV SS runs before any interrupt.
 		if c.shadow && !c.halted {
 			c.shadow = false
+			if c.clearExit(exitFlush) {
+				c.takeNotices()
+			}
 		} else if c.halted || atomic.LoadUint32(&s.Exit) != 0 {
 			c.shadow = false
 			if ex, stop := c.events(); stop {

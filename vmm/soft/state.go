@@ -81,7 +81,7 @@ const (
 	exitNMI               // NMI pending
 	exitINIT              // INIT pending
 	exitSIPI              // start-up IPI pending
-	exitFlush             // another CPU asks to drop code of some pages
+	exitFlush             // there are notices of other threads' stores
 	exitTimer             // virtual time reached a deadline (deterministic mode)
 )
 

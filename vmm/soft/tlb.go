@@ -225,12 +225,28 @@ func (c *CPU) dropWriteTags(host uint64) {
 			continue
 		}
 		for m := range c.slots[i].modes {
-			t := &c.slots[i].modes[m]
-			for j := range uint64(TLBSize) {
-				if e := t.entryAt(j); e.Host == host {
-					e.Write = invalidTag(j)
-				}
-			}
+			c.slots[i].modes[m].dropWriteTags(host)
 		}
+	}
+}
+
+func (t *tlb) dropWriteTags(host uint64) {
+	if t.local.n > journalMax || t.global.n > journalMax {
+		for j := range uint64(TLBSize) {
+			t.dropWriteTag(j, host)
+		}
+		return
+	}
+	for _, j := range t.local.list[:t.local.n] {
+		t.dropWriteTag(uint64(j), host)
+	}
+	for _, j := range t.global.list[:t.global.n] {
+		t.dropWriteTag(uint64(j), host)
+	}
+}
+
+func (t *tlb) dropWriteTag(j, host uint64) {
+	if e := t.entryAt(j); e.Host == host {
+		e.Write = invalidTag(j)
 	}
 }

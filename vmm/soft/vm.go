@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 
 	crand "crypto/rand"
@@ -72,6 +73,7 @@ type CPU struct {
 	s     *State
 	vm    *VM
 	id    int
+	bit   uint64 // 1 << id
 	arena []byte
 	wake  chan struct{}
 
@@ -117,6 +119,12 @@ type CPU struct {
 	pvclock               uint64
 	pvVersion             uint32
 	mtrrs                 [28]uint64
+
+	noticeMu    sync.Mutex // guards the fields below, but for noticesDone
+	notices     []notice
+	tooMany     bool
+	tooManyFrom uint64 // CPUs whose noticeTag was lost
+	noticesDone []notice
 }
 
 // New makes a machine. The CPUs are in the state after RESET; the boot CPU
@@ -138,8 +146,9 @@ func New(cfg Config) (*VM, error) {
 	}
 	vm.rng = rand.NewPCG(seed[0], seed[1])
 	for _, r := range cfg.Memory.Regions() {
-		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, r})
+		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
 	}
+	cfg.Memory.OnWatchedWrite(vm.deviceWrote)
 	vm.hostClock = bus.NewHostClock()
 	vm.clock = vm.hostClock
 	if err := vm.newAPICs(cfg.CPUs); err != nil {
@@ -161,7 +170,7 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &CPU{s: s, vm: vm, id: id, arena: arena, wake: make(chan struct{}, 1), maxOps: maxOps,
+	c := &CPU{s: s, vm: vm, id: id, bit: 1 << id, arena: arena, wake: make(chan struct{}, 1), maxOps: maxOps,
 		pages: map[uint64]*codePage{}, pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
 	c.initTLBs()
 	c.resetRegisters()
@@ -234,6 +243,11 @@ func (c *CPU) clearExit(reason uint32) bool {
 func (c *CPU) events() (vcpu.Exit, bool) {
 	for {
 		x := atomic.LoadUint32(&c.s.Exit)
+		if x&exitFlush != 0 {
+			c.clearExit(exitFlush)
+			c.takeNotices()
+			continue
+		}
 		if x&exitKick != 0 {
 			c.clearExit(exitKick)
 			return vcpu.Exit{Reason: vcpu.ExitKick}, true
