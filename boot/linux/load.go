@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
@@ -198,13 +199,29 @@ func (l *loader) initrdPlace(n uint64) (uint64, bool) {
 		ends = append(ends, uint64(len(l.ram)), uint64(l.Memory.RAMEnd()))
 	}
 	for _, end := range ends {
-		if n > end {
+		at, ok := l.below(end, n)
+		if !ok {
 			continue
 		}
-		at := (end - n) &^ (layout.PageSize - 1)
 		if _, err := l.Memory.Slice(mem.GPA(at), n); err == nil && at >= l.k.high {
 			return at, true
 		}
+	}
+	return 0, false
+}
+
+// below is the highest page at which n bytes end before end and touch no
+// reserved range.
+func (l *loader) below(end, n uint64) (at uint64, ok bool) {
+	for n <= end {
+		at = (end - n) &^ (layout.PageSize - 1)
+		i := slices.IndexFunc(l.Reserved, func(r Range) bool {
+			return at < uint64(r.Base)+r.Size && uint64(r.Base) < at+n
+		})
+		if i < 0 {
+			return at, true
+		}
+		end = uint64(l.Reserved[i].Base)
 	}
 	return 0, false
 }

@@ -298,3 +298,27 @@ func TestLoadAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestInitrdAvoidsReservedRanges: SMBIOS tables lie at the top of the RAM, where
+// the initrd would go.
+func TestInitrdAvoidsReservedRanges(t *testing.T) {
+	m := newMemory(t, 256*layout.MiB)
+	l := &loader{Boot: Boot{Memory: m}, img: &Image{format: FormatELF}, ram: m.Regions()[0].Bytes()}
+	l.Reserved = []Range{
+		{Base: 250 * layout.MiB, Size: layout.PageSize},
+		{Base: 256*layout.MiB - 3*layout.PageSize, Size: 3 * layout.PageSize},
+	}
+	for _, tt := range []struct{ size, want uint64 }{
+		{1, 256*layout.MiB - 4*layout.PageSize},
+		{5 * layout.MiB, 251*layout.MiB - 3*layout.PageSize},
+		{6 * layout.MiB, 244 * layout.MiB},
+	} {
+		if got, ok := l.initrdPlace(tt.size); !ok || got != tt.want {
+			t.Errorf("%d bytes: got %#x, %v, want %#x", tt.size, got, ok, tt.want)
+		}
+	}
+	l.Reserved = []Range{{Base: 0, Size: 256 * layout.MiB}}
+	if at, ok := l.initrdPlace(1); ok {
+		t.Errorf("found %#x where all is reserved", at)
+	}
+}
