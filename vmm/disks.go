@@ -3,6 +3,7 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
@@ -56,4 +57,49 @@ func openDisk(d *Disk) (blk.Image, error) {
 		return nil, errors.Join(err, image.Close())
 	}
 	return overlay, nil
+}
+
+// DiskReader reads a disk image without changing it, as to look for a kernel
+// in it before the machine is made.
+type DiskReader struct{ image blk.Image }
+
+// OpenDisk opens a disk for reading.
+func OpenDisk(d Disk) (*DiskReader, error) {
+	d.ReadOnly, d.Ephemeral = true, false
+	image, err := openDisk(&d)
+	if err != nil {
+		return nil, err
+	}
+	return &DiskReader{image}, nil
+}
+
+// Size is the disk's length in bytes.
+func (r *DiskReader) Size() int64 { return int64(r.image.Size()) }
+
+// Close closes the image.
+func (r *DiskReader) Close() error { return r.image.Close() }
+
+// ReadAt implements io.ReaderAt.
+func (r *DiskReader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= r.Size() {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), r.Size()-off))
+	// The image wants whole sectors.
+	start := off &^ (blk.SectorSize - 1)
+	end := (off + int64(n) + blk.SectorSize - 1) &^ (blk.SectorSize - 1)
+	b := p[:n]
+	if start != off || end != off+int64(n) {
+		b = make([]byte, end-start)
+	}
+	if err := r.image.ReadAt([][]byte{b}, uint64(start)); err != nil {
+		return 0, err
+	}
+	if len(b) != n || start != off {
+		copy(p[:n], b[off-start:])
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }

@@ -27,9 +27,10 @@ type plan struct {
 	name  string
 	cfg   vmm.Config
 
-	kvm     *os.File   // passed to us
-	options []string   // kernel arguments of the boot entry
-	files   []*os.File // kernel and initrds, where cfg names /proc/self/fd
+	kvm        *os.File          // passed to us
+	partitions []image.Partition // of a disk image
+	options    []string          // kernel arguments of the boot entry
+	files      []*os.File        // kernel and initrds, where cfg names /proc/self/fd
 }
 
 // close closes what the machine was made of. The machine has ended.
@@ -104,6 +105,9 @@ func (p *plan) assemble(log *slog.Logger) error {
 	if s.deterministic {
 		p.cfg.Accel = vmm.AccelSoft
 	}
+	if err := p.kernel(); err != nil {
+		return err
+	}
 	root, err := p.rootFileSystem()
 	if err != nil {
 		return err
@@ -112,9 +116,6 @@ func (p *plan) assemble(log *slog.Logger) error {
 		if err := f(); err != nil {
 			return err
 		}
-	}
-	if err := p.kernel(); err != nil {
-		return err
 	}
 	p.cfg.Boot.CommandLine, err = s.commandLine(p.options, root)
 	p.cfg.Boot.KASLR = s.kaslr
@@ -157,57 +158,43 @@ func (p *plan) idMap() (shift, count uint32) {
 	return 0, 0
 }
 
+// rootImage is the disk image as the machine gets it.
+func (p *plan) rootImage() vmm.Disk {
+	s := p.s
+	d := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral, Serial: serial(p.image.Path)}
+	d.ReadOnly = d.Bus == vmm.DiskCDROM
+	return d
+}
+
 // rootDisk adds the disk image.
 func (p *plan) rootDisk() ([]string, error) {
-	s := p.s
-	disk := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral, Serial: serial(p.image.Path)}
-	disk.ReadOnly = disk.Bus == vmm.DiskCDROM
+	s, disk := p.s, p.rootImage()
 	if s.growImage > 0 {
 		if err := grow(p.image.Path, s.growImage); err != nil {
 			return nil, err
 		}
 	}
 	p.cfg.Disks = append(p.cfg.Disks, disk)
-	mode := "rw"
-	if disk.ReadOnly || s.hasWord("ro") {
-		mode = "ro"
-	}
-	if dev, ok := s.argument("root"); ok {
-		fsType, _ := s.argument("rootfstype")
-		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: !s.hasWord("rw")}
+	if dev, ok := p.argument("root"); ok {
+		fsType, _ := p.argument("rootfstype")
+		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: !p.hasWord("rw")}
 		return nil, nil
 	}
-	if _, ok := s.argument("mount.usr"); ok {
+	if _, ok := p.argument("mount.usr"); ok {
 		return nil, nil
 	}
-	if disk.Format != vmm.FormatRaw {
-		return nil, errors.New("the partitions of a qcow2 image cannot be found yet, give root=… as a kernel argument")
-	}
-	root, part, err := dissect(p.image.Path)
+	root, part, err := image.RootArgument(p.partitions)
 	if err != nil {
 		return nil, err
 	}
-	if part.ReadOnly {
+	mode := "rw"
+	if disk.ReadOnly || part.ReadOnly || p.hasWord("ro") {
 		mode = "ro"
 	}
 	if strings.HasPrefix(root, "root=") {
 		p.cfg.Boot.Root = &vmm.Root{Device: partitionDevice(disk.Bus, part.Number), ReadOnly: mode == "ro"}
 	}
 	return []string{root, mode}, nil
-}
-
-// dissect reads a raw image's partition table.
-func dissect(path string) (string, *image.Partition, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", nil, pathError(err)
-	}
-	defer f.Close()
-	parts, err := image.ReadTable(f)
-	if err != nil && !errors.Is(err, image.ErrNoTable) {
-		return "", nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return image.RootArgument(parts)
 }
 
 // partitionDevice is the name of a partition of the first disk.

@@ -35,18 +35,28 @@ func validTerm(t string) bool {
 		strings.Trim(t, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-+._") == ""
 }
 
+// words are the boot entry's options and the user's kernel arguments.
+func (p *plan) words() []string {
+	words := slices.Clone(p.options)
+	for _, a := range p.s.args {
+		words = append(words, strings.Fields(a)...)
+	}
+	return words
+}
+
 // argument returns the value of the last kernel argument NAME=VALUE, and
 // whether there is one.
-func (s *settings) argument(name string) (value string, found bool) {
-	for _, a := range s.args {
-		for w := range strings.FieldsSeq(a) {
-			if v, ok := strings.CutPrefix(w, name+"="); ok {
-				value, found = v, true
-			}
+func (p *plan) argument(name string) (value string, found bool) {
+	for _, w := range p.words() {
+		if v, ok := strings.CutPrefix(w, name+"="); ok {
+			value, found = v, true
 		}
 	}
 	return value, found
 }
+
+// hasWord reports whether word is one of the kernel arguments.
+func (p *plan) hasWord(word string) bool { return slices.Contains(p.words(), word) }
 
 // rootWords are the arguments that say what the root file system is.
 var rootWords = []string{"root", "rootfstype", "rootflags", "ro", "rw", "resume", "roothash", "mount.usr", "mount.usrfstype", "mount.usrflags", "usrhash"}
@@ -54,24 +64,8 @@ var rootWords = []string{"root", "rootfstype", "rootflags", "ro", "rw", "resume"
 // withoutRoot drops them from a boot entry's options: they are about the disk
 // that the entry was made for.
 func withoutRoot(options []string) []string {
-	var kept []string
-	for _, o := range options {
+	return slices.DeleteFunc(slices.Clone(options), func(o string) bool {
 		name, _, _ := strings.Cut(o, "=")
-		if !slices.Contains(rootWords, name) {
-			kept = append(kept, o)
-		}
-	}
-	return kept
-}
-
-// hasWord reports whether word is one of the kernel arguments.
-func (s *settings) hasWord(word string) bool {
-	for _, a := range s.args {
-		for w := range strings.FieldsSeq(a) {
-			if w == word {
-				return true
-			}
-		}
-	}
-	return false
+		return slices.Contains(rootWords, name)
+	})
 }

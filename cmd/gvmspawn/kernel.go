@@ -3,19 +3,44 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/bootentry"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/ext4"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/fat"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/image"
+	"github.com/gvmspawn/gvmspawn/vmm"
 )
 
 // kernel decides what is booted: --linux=, else what is found in the image.
 func (p *plan) kernel() error {
-	s := p.s
-	if s.linux == "" {
-		return p.discoverKernel()
+	if !p.image.Directory {
+		disk, err := vmm.OpenDisk(p.rootImage())
+		if err != nil {
+			return pathError(err)
+		}
+		defer disk.Close()
+		p.partitions, err = image.ReadTable(disk)
+		if err != nil && !errors.Is(err, image.ErrNoTable) {
+			return fmt.Errorf("%s: %w", p.image.Path, err)
+		}
+		if p.s.linux == "" {
+			return p.discovered(p.fromDisk(disk))
+		}
 	}
+	if p.s.linux == "" {
+		return p.discovered(p.fromDirectory())
+	}
+	return p.givenKernel()
+}
+
+// givenKernel uses --linux= and --initrd=.
+func (p *plan) givenKernel() error {
+	s := p.s
 	for _, f := range append([]string{s.linux}, s.initrds...) {
 		if err := readable(f); err != nil {
 			return err
@@ -34,17 +59,8 @@ func (p *plan) kernel() error {
 	return nil
 }
 
-// discoverKernel looks for a kernel in a directory.
-func (p *plan) discoverKernel() error {
-	if !p.image.Directory {
-		return fmt.Errorf("finding the kernel in a disk image is not supported yet, give the kernel of %s with --linux=", p.image.Path)
-	}
-	t, err := bootentry.OpenTree(p.image.Path)
-	if err != nil {
-		return pathError(err)
-	}
-	defer t.Close()
-	k, err := bootentry.FromTree(t, false)
+// discovered uses the kernel that was found in the image, or says that there is none.
+func (p *plan) discovered(k *bootentry.Kernel, err error) error {
 	if errors.Is(err, bootentry.ErrNone) {
 		return fmt.Errorf("no kernel was found in %s, give one with --linux=", p.image.Path)
 	}
@@ -53,6 +69,55 @@ func (p *plan) discoverKernel() error {
 	}
 	p.cfg.Log.Debug("Found a kernel in the image", "path", k.From)
 	p.use(k)
+	return nil
+}
+
+// fromDirectory looks for a kernel in a directory. The initrd that a
+// distribution put beside it is left alone: it expects its root on a disk.
+func (p *plan) fromDirectory() (*bootentry.Kernel, error) {
+	t, err := bootentry.OpenTree(p.image.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	return bootentry.FromTree(t, false)
+}
+
+// fromDisk looks for a kernel in a disk: by the boot entries of its EFI system
+// and extended boot loader partitions, else in its root file system, which is
+// a partition or the whole disk.
+func (p *plan) fromDisk(disk *vmm.DiskReader) (*bootentry.Kernel, error) {
+	var boot []fs.FS
+	for _, typ := range []string{image.TypeESP, image.TypeXBOOTLDR} {
+		if part := image.Find(p.partitions, typ); part != nil {
+			if fsys := openVolume(io.NewSectionReader(disk, part.Start, part.Size)); fsys != nil {
+				boot = append(boot, fsys)
+			}
+		}
+	}
+	k, err := bootentry.FromPartitions(boot...)
+	if !errors.Is(err, bootentry.ErrNone) {
+		return k, err
+	}
+	root := io.NewSectionReader(disk, 0, disk.Size())
+	if part := image.Find(p.partitions, image.TypeRootX8664); part != nil {
+		root = io.NewSectionReader(disk, part.Start, part.Size)
+	}
+	fsys := openVolume(root)
+	if fsys == nil {
+		return nil, bootentry.ErrNone
+	}
+	return bootentry.FromTree(fsys, true)
+}
+
+// openVolume opens a file system that we can read, else it returns nil.
+func openVolume(r io.ReaderAt) fs.FS {
+	if fsys, err := fat.New(r); err == nil {
+		return fsys
+	}
+	if fsys, err := ext4.New(r); err == nil {
+		return fsys
+	}
 	return nil
 }
 

