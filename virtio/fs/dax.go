@@ -23,8 +23,17 @@ type Window interface {
 type daxWindow struct {
 	mu       sync.Mutex // guards the rest and serialises changes of the mappings
 	win      Window
-	zero     int             // memfd of the window's size that stands in for lost pages, or 0
-	repaired map[uint64]bool // ranges (offset/daxRange) with such pages
+	zero     int                 // memfd of the window's size that stands in for lost pages, or 0
+	repaired map[uint64]uint64   // ranges (offset/daxRange) with such pages, and the offset of the first
+	files    map[uint64]*daxFile // what ranges are mapped to, as far as descriptors allow
+}
+
+// daxFile is a mapped file, kept open to see whether it shrank.
+type daxFile struct {
+	fd   int
+	refs int    // ranges
+	off  uint64 // file offset minus window offset, modulo 2^64
+	size uint64 // when it was mapped
 }
 
 // SetWindow sets the region that backs the DAX window, before the device is
@@ -35,7 +44,7 @@ func (d *Device) SetWindow(w Window) error {
 	}
 	d.dax.mu.Lock()
 	defer d.dax.mu.Unlock()
-	d.dax.win, d.dax.repaired = w, make(map[uint64]bool)
+	d.dax.win, d.dax.repaired, d.dax.files = w, make(map[uint64]uint64), make(map[uint64]*daxFile)
 	return nil
 }
 
@@ -51,6 +60,52 @@ func (d *Device) RepairWindow(off uint64) error {
 	if w.win == nil || off >= w.win.Size() {
 		return fmt.Errorf("virtio-fs %q: no DAX window at offset %#x", d.cfg.Tag, off)
 	}
+	d.warn("a file shrank under a DAX mapping, the guest reads zeros", "offset", off)
+	return w.repair(off &^ (pageSize - 1))
+}
+
+// RepairShrunk is RepairWindow for engines that do not know where a CPU
+// faulted (KVM before Linux 6.8): it repairs the ranges whose file is shorter
+// now than it was when it was mapped or, if there are none, all ranges that end
+// behind their file. It returns how many it changed; 0 means that the fault was
+// not this window's.
+func (d *Device) RepairShrunk() int {
+	w := &d.dax
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.repairEnds(func(f *daxFile, now uint64) bool { return now < f.size })
+	if n == 0 {
+		n = w.repairEnds(func(*daxFile, uint64) bool { return true })
+	}
+	if n > 0 {
+		d.warn("files shrank under DAX mappings, the guest reads zeros", "mappings", uint64(n))
+	}
+	return n
+}
+
+// repairEnds repairs what lies behind the end of chosen files, once.
+func (w *daxWindow) repairEnds(choose func(f *daxFile, now uint64) bool) int {
+	n := 0
+	for i, f := range w.files {
+		var st unix.Stat_t
+		if unix.Fstat(f.fd, &st) != nil || !choose(f, uint64(st.Size)) {
+			continue
+		}
+		start, end := i*daxRange, (i+1)*daxRange
+		eof := (uint64(st.Size) + pageSize - 1) &^ (pageSize - 1) // in the file
+		if mapped := start + f.off; eof > mapped {
+			start += min(eof-mapped, daxRange)
+		}
+		if first, ok := w.repaired[i]; start < end && (!ok || first > start) && w.repair(start) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// repair puts zeroed memory at the page off and what follows in its range.
+// Preconditions: mu is held, off is the offset of a page in the window.
+func (w *daxWindow) repair(off uint64) error {
 	if w.zero == 0 {
 		fd, err := unix.MemfdCreate("virtio-fs-lost", unix.MFD_CLOEXEC)
 		if err != nil {
@@ -62,23 +117,35 @@ func (d *Device) RepairWindow(off uint64) error {
 		}
 		w.zero = fd
 	}
-	d.warn("a file shrank under a DAX mapping, the guest reads zeros", "offset", off)
-	off &^= pageSize - 1
-	w.repaired[off/daxRange] = true
-	end := (off | (daxRange - 1)) + 1
-	return w.win.MapFile(off, w.zero, int64(off), end-off, unix.PROT_READ|unix.PROT_WRITE)
+	i := off / daxRange
+	if first, ok := w.repaired[i]; !ok || off < first {
+		w.repaired[i] = off
+	}
+	return w.win.MapFile(off, w.zero, int64(off), (i+1)*daxRange-off, unix.PROT_READ|unix.PROT_WRITE)
 }
 
 // unmap takes the mappings of whole ranges away. Preconditions: mu is held,
 // the ranges are inside the window.
 func (w *daxWindow) unmap(off, n uint64) error {
 	for i := off / daxRange; i < (off+n)/daxRange; i++ {
-		if w.repaired[i] {
-			delete(w.repaired, i)
-			_ = unix.Fallocate(w.zero, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(i*daxRange), daxRange)
-		}
+		w.forget(i)
 	}
 	return w.win.UnmapFile(off, n)
+}
+
+// forget drops what is known of range i and the memory of its lost pages.
+func (w *daxWindow) forget(i uint64) {
+	if _, ok := w.repaired[i]; ok {
+		delete(w.repaired, i)
+		_ = unix.Fallocate(w.zero, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(i*daxRange), daxRange)
+	}
+	if f := w.files[i]; f != nil {
+		delete(w.files, i)
+		if f.refs--; f.refs == 0 {
+			sysClose(f.fd)
+			fdsInUse.Add(-1)
+		}
+	}
 }
 
 // clear takes all mappings away.
@@ -140,26 +207,42 @@ func (r *request) setupmapping() (int, unix.Errno) {
 	if e := r.mayUse(i, need); e != 0 {
 		return 0, e
 	}
+	if e := r.d.takeFD(); e != 0 {
+		return 0, e
+	}
 	fd, e := sysOpenat(r.d.host.proc, r.proc(i.fd), flags|unix.O_NONBLOCK, 0)
 	if e != 0 {
+		fdsInUse.Add(-1)
 		return 0, hideLimit(e)
 	}
-	defer sysClose(fd)
 	return 0, r.d.dax.mapFile(fd, in, prot)
 }
 
+// mapFile maps fd, which it owns from now on and for which takeFD was called.
 func (w *daxWindow) mapFile(fd int, in *setupmappingIn, prot int) unix.Errno {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.win == nil || !w.inWindow(in.MOffset, in.Len) {
+	f := &daxFile{fd: fd, off: in.FOffset - in.MOffset}
+	defer func() {
+		if f.refs == 0 {
+			sysClose(fd)
+			fdsInUse.Add(-1)
+		}
+	}()
+	var st unix.Stat_t
+	if w.win == nil || !w.inWindow(in.MOffset, in.Len) || unix.Fstat(fd, &st) != nil {
 		return unix.EINVAL
 	}
-	for i := in.MOffset / daxRange; i < (in.MOffset+in.Len)/daxRange; i++ {
-		if w.repaired[i] {
-			_ = w.unmap(i*daxRange, daxRange)
-		}
+	f.size = uint64(st.Size)
+	if err := w.win.MapFile(in.MOffset, fd, int64(in.FOffset), in.Len, prot); err != nil {
+		return errnoOf(err)
 	}
-	return errnoOf(w.win.MapFile(in.MOffset, fd, int64(in.FOffset), in.Len, prot))
+	for i := in.MOffset / daxRange; i < (in.MOffset+in.Len)/daxRange; i++ {
+		w.forget(i) // what was there before
+		f.refs++
+		w.files[i] = f
+	}
+	return 0
 }
 
 // removemapping serves REMOVEMAPPING; it goes by what is there, not by the count.

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -139,6 +140,27 @@ func TestDAXRepair(t *testing.T) {
 	must(t, c.dev.RepairWindow(daxRange))
 	if b[pageSize] != 0 {
 		t.Error("the lost page's old data came back")
+	}
+	// The same where the engine does not know the page.
+	if n := c.dev.RepairShrunk(); n != 0 {
+		t.Errorf("%d ranges repaired, none shrank", n)
+	}
+	put(t, filepath.Join(dir, "h"), string(bytes.Repeat([]byte{'h'}, 3*pageSize)))
+	c.must(opSetupmapping, c.node("h"), raw(setupmappingIn{FH: math.MaxUint64, Len: daxRange, MOffset: 0, Flags: setupmappingRead}))
+	must(t, os.Truncate(filepath.Join(dir, "h"), 100))
+	if n := c.dev.RepairShrunk(); n != 1 {
+		t.Errorf("%d ranges repaired", n)
+	}
+	if b := region.Bytes(); b[0] != 'h' || b[pageSize] != 0 || b[daxRange-1] != 0 {
+		t.Error("wrong contents after the repair")
+	}
+	if n := c.dev.RepairShrunk(); n != 0 {
+		t.Errorf("%d ranges repaired again", n)
+	}
+	before := fdsInUse.Load()
+	c.must(opRemovemapping, 0, le32(1), raw(removemappingOne{0, 4 * daxRange}))
+	if n := before - fdsInUse.Load(); n != 2 {
+		t.Errorf("%d descriptors given back", n)
 	}
 	for _, off := range []uint64{8 << 20, math.MaxUint64} {
 		if c.dev.RepairWindow(off) == nil {
