@@ -123,6 +123,7 @@ func (m *Machine) setEngine(vm vcpu.VM) {
 	m.vm = vm
 	m.onClose(vm.Close)
 	m.runner = newRunner(vm, m.cfg.CPUs)
+	m.runner.repair = m.repairWindow
 }
 
 // addPCI makes bus 0 with its windows.

@@ -43,6 +43,7 @@ type Machine struct {
 
 	mem     *mem.Memory
 	windows map[string]*mem.Region // DAX windows by tag
+	dax     []daxShare
 	bus     bus.Bus
 	vm      vcpu.VM
 	why     string // why AccelAuto did not take KVM

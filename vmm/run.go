@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
@@ -15,6 +16,9 @@ import (
 type runner struct {
 	vm   vcpu.VM
 	cpus int
+	// repair deals with an ExitFault at an address (0: unknown) and reports
+	// whether the CPU can go on; nil repairs nothing.
+	repair func(mem.GPA) bool
 
 	// attention is set while gate must look at the fields below; a CPU that
 	// finds it clear runs on without a lock.
@@ -71,6 +75,7 @@ func (r *runner) cpu(i int) {
 			r.finish(EndReboot, nil)
 		case exit.Reason == vcpu.ExitPowerOff:
 			r.finish(EndPowerOff, nil)
+		case exit.Reason == vcpu.ExitFault && r.repair != nil && r.repair(mem.GPA(exit.Address)):
 		default:
 			r.finish(EndCrash, crash(i, cpu, exit))
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
@@ -87,6 +88,10 @@ func TestRunnerEnds(t *testing.T) {
 		{"memory fault", func(f *fakeVM, _ *runner, _ context.CancelFunc) {
 			f.cpus[0].exit <- vcpu.Exit{Reason: vcpu.ExitFault, Address: 0xabc}
 		}, EndCrash, "memory fault at guest address 0xabc"},
+		{"repaired memory fault", func(f *fakeVM, _ *runner, _ context.CancelFunc) {
+			f.cpus[0].exit <- vcpu.Exit{Reason: vcpu.ExitFault, Address: 0xdaff}
+			f.cpus[0].exit <- vcpu.Exit{Reason: vcpu.ExitPowerOff}
+		}, EndPowerOff, ""},
 		{"engine error", func(f *fakeVM, _ *runner, _ context.CancelFunc) { f.cpus[0].fail <- errors.New("broken") }, EndCrash, "CPU 0: broken"},
 		{"context", func(_ *fakeVM, _ *runner, cancel context.CancelFunc) { cancel() }, EndKilled, ""},
 		{"killed while paused", func(_ *fakeVM, r *runner, _ context.CancelFunc) {
@@ -99,6 +104,7 @@ func TestRunnerEnds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFakeVM(3)
 			r := newRunner(f, 3)
+			r.repair = func(gpa mem.GPA) bool { return gpa == 0xdaff }
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			go tt.do(f, r, cancel)

@@ -35,6 +35,29 @@ func (m *Machine) addShare(host *pci.Host, s *Share) error {
 			return err
 		}
 		windows = append(windows, w)
+		m.dax = append(m.dax, daxShare{dev, w})
 	}
 	return m.plug(host, "virtio-fs "+s.Tag, dev, windows...)
+}
+
+// daxShare is a share with a DAX window.
+type daxShare struct {
+	dev    *fs.Device
+	window *mem.Region
+}
+
+// repairWindow deals with a CPU that touched a page which the host could not
+// provide, at gpa or, with 0, who knows where: a file may have been truncated
+// under its mapping. It reports whether the CPU can go on.
+func (m *Machine) repairWindow(gpa mem.GPA) bool {
+	repaired := false
+	for _, s := range m.dax {
+		switch {
+		case gpa == 0:
+			repaired = s.dev.RepairShrunk() > 0 || repaired
+		case gpa >= s.window.Base && gpa < s.window.End():
+			return s.dev.RepairWindow(uint64(gpa-s.window.Base)) == nil
+		}
+	}
+	return repaired
 }
