@@ -18,7 +18,7 @@ After=multi-user.target
 SuccessAction=exit
 FailureAction=exit
 [Service]
-Type=oneshot
+Type=exec
 StandardOutput=tty
 StandardError=tty
 ExecStart=sh -c 'echo; echo "*** Hello from $(hostname), Linux $(uname -r), $(nproc) CPU, root on $(findmnt -no FSTYPE /)"; echo "*** systemctl is-system-running: $(systemctl is-system-running --wait)"; echo'

@@ -212,7 +212,7 @@ func TestAccessModes(t *testing.T) {
 	r := newRig()
 	r.out(3, 0x14) // low byte only
 	r.out(0, 100)
-	if r.in(0) != 100 || r.in(0) != 100 {
+	if first, again := r.in(0), r.in(0); first != 100 || again != 100 {
 		t.Error("low byte only")
 	}
 	r.out(3, 0x24)

@@ -20,10 +20,7 @@ func FuzzRing(f *testing.F) {
 		o := virtqtest.Options{Memory: virtqtest.NewMemory(t, ramSize), EventIdx: bits&1 != 0, Indirect: bits&2 != 0}
 		d := virtqtest.New(t, size, o)
 		s := d.Split
-		var areas [][]byte
-		for _, a := range [][]byte{s.Table, s.Avail, s.Used, d.Mem.Bytes(0x8000, 16*16)} {
-			areas = append(areas, a)
-		}
+		areas := [][]byte{s.Table, s.Avail, s.Used, d.Mem.Bytes(0x8000, 16*16)}
 		for len(in) > 0 {
 			for _, a := range areas {
 				in = in[copy(a, in):]

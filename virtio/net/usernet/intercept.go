@@ -65,7 +65,7 @@ func (n *Network) intercept4(eth header.Ethernet, ip header.IPv4, payload []byte
 }
 
 func (n *Network) intercept6(eth header.Ethernet, ip header.IPv6, payload []byte) bool {
-	if ip.TransportProtocol() != header.ICMPv6ProtocolNumber || len(payload) < header.ICMPv6MinimumSize {
+	if ip.NextHeader() != uint8(header.ICMPv6ProtocolNumber) || len(payload) < header.ICMPv6MinimumSize {
 		return false
 	}
 	switch header.ICMPv6(payload).Type() {
