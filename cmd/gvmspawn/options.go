@@ -200,14 +200,14 @@ func (s *settings) mountOptions() []getopt.Option {
 }
 
 func (s *settings) integrationOptions() []getopt.Option {
-	journal := unsupported("forwarding the journal is")
+	l := &s.journalLimits
 	return []getopt.Option{
 		{Long: "notify-ready", Arg: "BOOL", Values: boolWords, Help: "Tell the service manager that we are ready only when the guest is", Set: value(&s.notifyReady, arg.Bool)},
-		{Long: "forward-journal", Arg: "PATH", Files: "file", Help: "Write the guest's journal to a file or directory (not supported yet)", Set: journal},
-		{Long: "forward-journal-max-use", Arg: "BYTES", Help: "Most space that it uses (not supported yet)", Set: journal},
-		{Long: "forward-journal-keep-free", Arg: "BYTES", Help: "Space that it leaves free (not supported yet)", Set: journal},
-		{Long: "forward-journal-max-file-size", Arg: "BYTES", Help: "Size of one of its files (not supported yet)", Set: journal},
-		{Long: "forward-journal-max-files", Arg: "N", Help: "Number of its files (not supported yet)", Set: journal},
+		{Long: "forward-journal", Arg: "PATH", Files: "file", Help: "Write the guest's journal to a file that ends in .journal, or to a directory", Set: value(&s.forwardJournal, arg.Path)},
+		{Long: "forward-journal-max-use", Arg: "BYTES", Help: "Most space that the journal uses", Set: value(&l.MaxUse, arg.Size)},
+		{Long: "forward-journal-keep-free", Arg: "BYTES", Help: "Space that the journal leaves free", Set: value(&l.KeepFree, arg.Size)},
+		{Long: "forward-journal-max-file-size", Arg: "BYTES", Help: "Size of one of the journal's files", Set: value(&l.MaxFileSize, arg.Size)},
+		{Long: "forward-journal-max-files", Arg: "N", Help: "Number of the journal's files", Set: value(&l.MaxFiles, parseCount)},
 		{Long: "pass-ssh-key", Arg: "BOOL", Values: boolWords, Help: "Make an SSH key and let it into the guest", Set: value(&s.passSSHKey, arg.Bool)},
 		{Long: "ssh-key-type", Arg: "TYPE", Values: sshkey.Types, Help: "Type of that key: ed25519, rsa or ecdsa", Set: word(&s.sshKeyType, sshkey.Types)},
 	}
@@ -362,6 +362,14 @@ func parseSeed(v string) (uint64, error) {
 		err = errors.New("expected a number of at most 64 bits")
 	}
 	return n, err
+}
+
+func parseCount(v string) (uint64, error) {
+	n, err := strconv.ParseUint(v, 10, 31)
+	if err != nil || n == 0 {
+		return 0, errors.New("expected a positive number")
+	}
+	return n, nil
 }
 
 func parseSeconds(v string) (uint64, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/control"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/identity"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/instance"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/sshkey"
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
@@ -84,6 +85,24 @@ func (r *session) passSSHKey() error {
 	// For distributions whose own sshd@.service knows nothing of the credential.
 	return r.s.credentials.AddDefault("systemd.unit-dropin.sshd-vsock@.service", []byte("[Service]\nExecStart=\n"+
 		"ExecStart=-sshd -i -o 'AuthorizedKeysFile=%d/"+id+" .ssh/authorized_keys'\nImportCredential="+id+"\n"))
+}
+
+// openJournal has the guest's journald send its journal to us, to the host's
+// vsock port that is the guest's CID.
+func (r *session) openJournal() (err error) {
+	if r.s.forwardJournal == "" {
+		return nil
+	}
+	if r.journal, err = journal.Open(r.s.forwardJournal, r.name, r.s.journalLimits, r.log); err != nil {
+		return err
+	}
+	return r.s.credentials.AddDefault("journal.forward_to_socket", fmt.Appendf(nil, "vsock:2:%d", r.cid()))
+}
+
+func (r *session) closeJournal() {
+	if r.journal != nil {
+		r.journal.Close()
+	}
 }
 
 // publish makes the machine known: its state for "gvmspawn list", its control

@@ -17,6 +17,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/control"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/instance"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/notify"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
@@ -47,6 +48,7 @@ type session struct {
 	instance *instance.Instance // nil: no runtime directory
 	control  *control.Service   // nil: not published
 	keyPath  string             // of the private SSH key, "" for none
+	journal  *journal.Receiver  // nil: not forwarded
 
 	mu         sync.Mutex // guards what follows
 	machine    *vmm.Machine
@@ -90,7 +92,8 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 		return exitFailure, err
 	}
 	defer r.release()
-	for _, f := range []func() error{r.passSSHKey, r.connectVsock} {
+	defer r.closeJournal()
+	for _, f := range []func() error{r.passSSHKey, r.connectVsock, r.openJournal} {
 		if err := f(); err != nil {
 			return exitFailure, err
 		}
@@ -201,6 +204,9 @@ func (r *session) vsock() *vmm.Vsock {
 		return nil
 	}
 	v := &vmm.Vsock{CID: r.cid(), Accept: map[uint32]func(net.Conn){notifyPort: r.guestNotifies}}
+	if r.journal != nil {
+		v.Accept[r.cid()] = r.journal.Serve
+	}
 	if r.instance != nil {
 		v.Mux = r.instance.Path(instance.VsockSocket)
 	}

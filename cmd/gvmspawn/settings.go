@@ -6,6 +6,7 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/credential"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
 )
 
 // settings are the command line's wishes, checked one by one as they are
@@ -62,7 +63,7 @@ type settings struct {
 
 	// Journal.
 	forwardJournal string
-	journalLimits  journalLimits
+	journalLimits  journal.Limits
 
 	// SSH.
 	passSSHKey bool
@@ -77,9 +78,6 @@ type settings struct {
 	credentials credential.Set
 	args        []string // of the kernel
 }
-
-// journalLimits are the --forward-journal-… options, 0 for not given.
-type journalLimits struct{ maxUse, keepFree, maxFileSize, maxFiles uint64 }
 
 // newSettings returns the defaults.
 func newSettings() *settings {
@@ -101,7 +99,7 @@ func (s *settings) check() error {
 	if s.privateUsersOn && s.directory == "" {
 		return errors.New("option --private-users= can only be used with --directory=")
 	}
-	if s.journalLimits != (journalLimits{}) && s.forwardJournal == "" {
+	if s.journalLimits != (journal.Limits{}) && s.forwardJournal == "" {
 		return errors.New("the options --forward-journal-…= can only be used with --forward-journal=")
 	}
 	if (s.bindUserShell != "" || len(s.bindUserGroups) > 0) && len(s.bindUsers) == 0 {
