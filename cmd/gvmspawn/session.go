@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"sync"
 	"time"
 
@@ -24,13 +23,16 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
 
-// sigPowerOff is SIGRTMIN+4, which asks systemd's programs to power off. The
-// kernel's first real-time signal is 32; the C library keeps two for itself.
-const sigPowerOff = unix.Signal(34 + 4)
-
-// notifyPort is the host's vsock port for the guest's notifications. The guest
-// learns it from a credential; being userspace, it cannot be taken.
-const notifyPort = 9999
+// notifyPort is the host's vsock port for the guest's notifications, as the
+// guest learns from a credential. Our vsock being our own, no other program
+// can have taken it, but the journal's port is the guest's CID.
+func (r *session) notifyPort() uint32 {
+	const port = 9999
+	if r.cid() == port {
+		return port + 1
+	}
+	return port
+}
 
 // notifyTimeout is how long a guest may take to send one notification.
 const notifyTimeout = 30 * time.Second
@@ -45,6 +47,7 @@ type session struct {
 	input    *vmm.Input // nil: none
 	manager  notify.Manager
 	cancel   context.CancelFunc // kills the machine
+	done     <-chan struct{}    // closed when the session ends
 	instance *instance.Instance // nil: no runtime directory
 	control  *control.Service   // nil: not published
 	keyPath  string             // of the private SSH key, "" for none
@@ -84,7 +87,7 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	r := &session{plan: p, manager: manager, cancel: cancel, messages: &messages{w: c.stderr}, colors: c.logSettings()}
+	r := &session{plan: p, manager: manager, cancel: cancel, done: ctx.Done(), messages: &messages{w: c.stderr}, colors: c.logSettings()}
 	defer r.close()
 	r.log = logging.New(r.colors, r.messages)
 	r.usePassed(fds, r.log)
@@ -195,7 +198,7 @@ func (r *session) connectVsock() error {
 	if r.s.vsock == arg.No {
 		return nil
 	}
-	return r.s.credentials.AddDefault("vmm.notify_socket", fmt.Appendf(nil, "vsock-stream:2:%d", notifyPort))
+	return r.s.credentials.AddDefault("vmm.notify_socket", fmt.Appendf(nil, "vsock-stream:2:%d", r.notifyPort()))
 }
 
 // vsock is the machine's vsock device, or nil.
@@ -203,7 +206,7 @@ func (r *session) vsock() *vmm.Vsock {
 	if r.s.vsock == arg.No {
 		return nil
 	}
-	v := &vmm.Vsock{CID: r.cid(), Accept: map[uint32]func(net.Conn){notifyPort: r.guestNotifies}}
+	v := &vmm.Vsock{CID: r.cid(), Accept: map[uint32]func(net.Conn){r.notifyPort(): r.guestNotifies}}
 	if r.journal != nil {
 		v.Accept[r.cid()] = r.journal.Serve
 	}
@@ -374,125 +377,5 @@ func (r *session) resize(columns, rows uint16) {
 	r.mu.Unlock()
 	if m != nil {
 		m.Resize(columns, rows)
-	}
-}
-
-func (r *session) isStopping() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stopping
-}
-
-// watchSignals makes signals stop the machine. A SIGHUP that was ignored when
-// we started, as under nohup, stays ignored.
-func (r *session) watchSignals() (stop func()) {
-	c := make(chan os.Signal, 4)
-	signals := []os.Signal{unix.SIGINT, unix.SIGTERM, sigPowerOff}
-	if !signal.Ignored(unix.SIGHUP) {
-		signals = append(signals, unix.SIGHUP)
-	}
-	signal.Notify(c, signals...)
-	signal.Ignore(unix.SIGPIPE)
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case s := <-c:
-				r.stop(fmt.Sprintf("Received %v", s))
-			case <-done:
-				signal.Stop(c)
-				return
-			}
-		}
-	}()
-	return func() { close(done) }
-}
-
-// watchTerminal makes the escape keys and a lost terminal stop the machine.
-func (r *session) watchTerminal(ctx context.Context) {
-	for {
-		select {
-		case e := <-r.term.Events():
-			if e == terminal.Kill {
-				r.cancel()
-				return
-			}
-			if !r.isStopping() {
-				r.stop("The terminal is gone")
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// stop powers the machine off: by its power button at first, by force when
-// asked again, when the button does not exist or after the time-out.
-func (r *session) stop(why string) {
-	r.mu.Lock()
-	again, m := r.stopping, r.machine
-	r.stopping = true
-	r.mu.Unlock()
-	switch {
-	case again:
-		r.announce(why + " again, killing the machine.")
-		r.cancel()
-	case m == nil:
-		r.cancel()
-	default:
-		r.powerOff(m, why)
-	}
-}
-
-func (r *session) powerOff(m *vmm.Machine, why string) {
-	r.announce(why + ", powering the machine off; once more kills it.")
-	r.tell("STOPPING=1", "STATUS=VM powering off.")
-	if err := m.PowerButton(); err != nil {
-		r.announce(fmt.Sprintf("The power button does not work (%v), killing the machine.", err))
-		r.cancel()
-		return
-	}
-	if t := r.s.stopTimeout; t > 0 {
-		time.AfterFunc(time.Duration(t)*time.Second, func() {
-			r.announce(fmt.Sprintf("The machine did not power off within %d s, killing it.", t))
-			r.cancel()
-		})
-	}
-}
-
-func (r *session) announce(message string) {
-	if !r.s.quiet {
-		r.log.Info(message)
-	}
-}
-
-// monitor answers a line typed to the monitor of --console=native.
-func (r *session) monitor(line string, w io.Writer) {
-	r.mu.Lock()
-	m := r.machine
-	r.mu.Unlock()
-	if m == nil {
-		fmt.Fprintln(w, "The machine is not running.")
-		return
-	}
-	var err error
-	switch line {
-	case "stop":
-		err = m.Pause()
-	case "cont", "c":
-		err = m.Resume()
-	case "system_powerdown", "powerdown":
-		err = m.PowerButton()
-	case "nmi":
-		err = m.NMI()
-	case "quit", "q":
-		r.cancel()
-	case "help":
-		fmt.Fprintln(w, "stop, cont, powerdown, nmi, quit")
-	default:
-		fmt.Fprintf(w, "Unknown command %s, try help.\n", arg.Printable(line))
-	}
-	if err != nil {
-		fmt.Fprintf(w, "Error: %v\n", err)
 	}
 }

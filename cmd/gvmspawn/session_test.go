@@ -530,3 +530,21 @@ func TestDiskImage(t *testing.T) {
 		}
 	}
 }
+
+// TestMonitor: --console=native has a monitor on Ctrl-a c, and Ctrl-a x quits.
+func TestMonitor(t *testing.T) {
+	l := startTiny(t, t.TempDir(), "--console=native")
+	l.say("\x01c")
+	for line, want := range map[string]string{"info status": "VM status: running", "stop": "", "info machine": "engine: ", "info stats": "goroutines: ", "help": "system_powerdown", "nonsense": "Unknown command nonsense"} {
+		l.say(line + "\r")
+		l.out.waitFor(t, want)
+	}
+	l.say("info status\rstop\rinfo status\r")
+	l.out.waitFor(t, "VM status: paused")
+	l.say("cont\r\x01cabc")
+	l.out.waitFor(t, "abc")
+	l.say("\x01x")
+	if st := l.status(); st != 0 {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+}

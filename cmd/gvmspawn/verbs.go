@@ -185,13 +185,9 @@ func (c *command) ssh(args []string) (int, error) {
 	if m.SSHKey == "" {
 		return exitFailure, fmt.Errorf("machine '%s' was started without an SSH key, see --pass-ssh-key= and --vsock=", m.Name)
 	}
-	private, err := os.ReadFile(m.SSHKey)
+	key, err := readKey(m.SSHKey)
 	if err != nil {
-		return exitFailure, pathError(err)
-	}
-	key, err := ssh.ParsePrivateKey(private)
-	if err != nil {
-		return exitFailure, fmt.Errorf("%s: %w", m.SSHKey, err)
+		return exitFailure, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), sshTimeout)
 	defer cancel()
@@ -205,4 +201,17 @@ func (c *command) ssh(args []string) (int, error) {
 	}
 	defer client.Close()
 	return sshclient.Run(client, strings.Join(args[1:], " "), tty, sshclient.Streams{In: c.stdin, Out: c.stdout, Err: c.stderr})
+}
+
+// readKey reads a private key.
+func readKey(path string) (ssh.Signer, error) {
+	private, err := os.ReadFile(path)
+	if err != nil {
+		return nil, pathError(err)
+	}
+	key, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
 }

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/vmm"
+)
+
+// monitorCommand is a command of the monitor of --console=native.
+type monitorCommand struct {
+	names string // separated by spaces, the first is shown
+	help  string
+	run   func(r *session, m *vmm.Machine, w io.Writer) error
+}
+
+// monitorCommands are all of them, in the order of help.
+func monitorCommands() []monitorCommand {
+	control := func(f func(remote) error) func(*session, *vmm.Machine, io.Writer) error {
+		return func(r *session, _ *vmm.Machine, _ io.Writer) error { return f(remote{r}) }
+	}
+	return []monitorCommand{
+		{"stop s", "stop the CPUs", control(remote.Pause)},
+		{"cont c", "let them go on", control(remote.Resume)},
+		{"system_powerdown powerdown", "press the power button", func(_ *session, m *vmm.Machine, _ io.Writer) error { return m.PowerButton() }},
+		{"system_reset reset", "reset the machine", control(remote.Reboot)},
+		{"nmi", "send a non-maskable interrupt", func(_ *session, m *vmm.Machine, _ io.Writer) error { return m.NMI() }},
+		{"quit q", "end the machine at once", control(remote.Terminate)},
+		{"info status", "whether the machine runs", func(r *session, _ *vmm.Machine, w io.Writer) error {
+			_, word := remote{r}.Status()
+			fmt.Fprintf(w, "VM status: %s\n", word)
+			return nil
+		}},
+		{"info machine", "what the machine is made of", monitorMachine},
+		{"info stats", "memory and threads of this program", monitorStats},
+	}
+}
+
+func monitorMachine(r *session, m *vmm.Machine, w io.Writer) error {
+	engine, why := m.Engine()
+	fmt.Fprintf(w, "name: %s\nengine: %s %s\nCPUs: %d\nRAM: %d MiB\nimage: %s\ncommand line: %s\n", r.name, engine, why, r.cfg.CPUs, r.cfg.RAM>>20, r.image.Path, r.cfg.Boot.CommandLine)
+	for _, s := range r.cfg.Shares {
+		fmt.Fprintf(w, "share %s: %s\n", s.Tag, s.Path)
+	}
+	for _, d := range r.cfg.Disks {
+		fmt.Fprintf(w, "disk: %s\n", d.Path)
+	}
+	for _, n := range r.cfg.NICs {
+		fmt.Fprintf(w, "network card: %s\n", n.MAC)
+	}
+	if cid := r.cid(); cid != 0 {
+		fmt.Fprintf(w, "vsock CID: %d\n", cid)
+	}
+	return nil
+}
+
+func monitorStats(r *session, _ *vmm.Machine, w io.Writer) error {
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	fmt.Fprintf(w, "heap: %d KiB in use, %d KiB from the system\ngarbage collections: %d, paused for %v\ngoroutines: %d\n",
+		s.HeapInuse>>10, s.Sys>>10, s.NumGC, time.Duration(s.PauseTotalNs), runtime.NumGoroutine())
+	return nil
+}
+
+// monitor answers a line typed to the monitor.
+func (r *session) monitor(line string, w io.Writer) {
+	line = strings.Join(strings.Fields(line), " ")
+	if line == "help" || line == "?" || line == "info" {
+		for _, c := range monitorCommands() {
+			name, _, _ := strings.Cut(c.names, " ")
+			if name == "info" {
+				name = c.names
+			}
+			fmt.Fprintf(w, "%-18s %s\n", name, c.help)
+		}
+		return
+	}
+	for _, c := range monitorCommands() {
+		if !c.is(line) {
+			continue
+		}
+		m, err := remote{r}.current()
+		if err == nil {
+			err = c.run(r, m, w)
+		}
+		if err != nil {
+			fmt.Fprintf(w, "Error: %v\n", err)
+		}
+		return
+	}
+	if line != "" {
+		fmt.Fprintf(w, "Unknown command %s, try help.\n", arg.Printable(line))
+	}
+}
+
+// is reports whether the line is the command or a short form of it.
+func (c monitorCommand) is(line string) bool {
+	if strings.HasPrefix(c.names, "info ") {
+		return c.names == line
+	}
+	for name := range strings.FieldsSeq(c.names) {
+		if name == line {
+			return true
+		}
+	}
+	return false
+}
