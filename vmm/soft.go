@@ -9,9 +9,13 @@ import (
 
 // newSoft makes the software CPU.
 func (m *Machine) newSoft() (vcpu.VM, error) {
-	return soft.New(soft.Config{
+	cfg := soft.Config{
 		Memory: m.mem, CPUs: m.cfg.CPUs, IO: &m.bus,
 		Deterministic: m.cfg.Deterministic, Seed: m.cfg.Seed,
 		Log: func(format string, args ...any) { m.log.Debug(fmt.Sprintf(format, args...)) },
-	})
+	}
+	if m.cfg.Deterministic {
+		cfg.BootTime = deterministicEpoch
+	}
+	return soft.New(cfg)
 }

@@ -44,8 +44,8 @@ func (c *CPU) updatePvclock() {
 // machine's clock was zero.
 func (vm *VM) writeWallClock(v uint64) {
 	vm.wallClock.Store(v)
-	boot := time.Unix(1_700_000_000, 0)
-	if !vm.deterministic {
+	boot := vm.bootTime
+	if boot.IsZero() {
 		boot = time.Now().Add(-time.Duration(vm.now()))
 	}
 	var b [12]byte

@@ -14,8 +14,10 @@ func fastOther(in *decode.Inst, pos int) (o op, ok bool) {
 	next := uint64(pos) + uint64(in.Len)
 	o.dst, o.src, o.size, o.imm = regIndex(d), regIndex(a), d.Size, in.Imm
 	switch in.Op {
-	case decode.NOP, decode.PAUSE:
+	case decode.NOP:
 		o.fn = fNop
+	case decode.PAUSE:
+		o.fn = fPause
 	case decode.LEA:
 		if !wide || !o.setEA(in, pos) {
 			return o, false
@@ -98,6 +100,8 @@ func pick(size uint8, f32, f64 func(*CPU, *op) int) func(*CPU, *op) int {
 }
 
 func fNop(c *CPU, o *op) int { return stNext }
+
+func fPause(c *CPU, o *op) int { c.pause(); return stNext }
 
 func fLea32(c *CPU, o *op) int { c.s.R[o.dst&31] = c.fea(o) & 0xffffffff; return stNext }
 func fLea64(c *CPU, o *op) int { c.s.R[o.dst&31] = c.fea(o); return stNext }

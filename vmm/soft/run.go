@@ -43,7 +43,7 @@ func (c *CPU) loop() vcpu.Exit {
 			if c.clearExit(exitFlush) {
 				c.takeNotices()
 			}
-		} else if c.halted || atomic.LoadUint32(&s.Exit) != 0 {
+		} else if c.halted || atomic.LoadUint32(&s.Exit) != 0 || s.Count >= s.Deadline {
 			c.shadow = false
 			if ex, stop := c.events(); stop {
 				return ex
@@ -85,7 +85,7 @@ func (c *CPU) chain(b *block) int {
 		st := c.exec(b)
 		switch st {
 		case stTaken, stFall:
-			if atomic.LoadUint32(&s.Exit) != 0 {
+			if atomic.LoadUint32(&s.Exit) != 0 || s.Count >= s.Deadline {
 				return st
 			}
 			l := &b.links[st-stTaken]
@@ -103,7 +103,7 @@ func (c *CPU) chain(b *block) int {
 			}
 			b = n
 		case stIndirect:
-			if atomic.LoadUint32(&s.Exit) != 0 {
+			if atomic.LoadUint32(&s.Exit) != 0 || s.Count >= s.Deadline {
 				return st
 			}
 			if b = c.lookup(); b == nil {

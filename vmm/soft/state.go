@@ -56,6 +56,11 @@ type State struct {
 	DR                                  [8]uint64
 	Seg                                 [8]vcpu.Segment
 	GDT, IDT                            vcpu.Table
+
+	// Deadline is the Count from which on the loop must look at the virtual
+	// clock's timers at the next block head: bus.Never unless the machine is
+	// deterministic.
+	Deadline uint64
 }
 
 // TLBBits is log2 of the number of entries of one translation buffer.
@@ -82,7 +87,6 @@ const (
 	exitINIT              // INIT pending
 	exitSIPI              // start-up IPI pending
 	exitFlush             // there are notices of other threads' stores
-	exitTimer             // virtual time reached a deadline (deterministic mode)
 )
 
 // RFLAGS bits (SDM vol. 1 §3.4.3).

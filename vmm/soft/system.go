@@ -1,6 +1,8 @@
 package soft
 
 import (
+	"golang.org/x/sys/unix"
+
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -73,6 +75,25 @@ func (c *CPU) privileged() bool {
 func (c *CPU) done() int {
 	c.s.RIP = c.next
 	return stExit
+}
+
+// genPause is PAUSE.
+func genPause(c *CPU, in *decode.Inst) int {
+	c.pause()
+	return stNext
+}
+
+// pausesPerYield is how many PAUSEs pass before the host's CPU is offered to
+// other threads.
+const pausesPerYield = 16
+
+// pause is a turn of a guest's waiting loop. What it waits for is most likely
+// done by another CPU's thread, which may not be running: the host may have
+// fewer cores than the guest.
+func (c *CPU) pause() {
+	if c.pauses++; c.pauses%pausesPerYield == 0 && len(c.vm.cpus) > 1 {
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	}
 }
 
 func genHlt(c *CPU, in *decode.Inst) int {

@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	crand "crypto/rand"
 
@@ -40,6 +41,9 @@ type Config struct {
 	// RDRAND one of Seed, so that two runs are the same. CPUs must be 1.
 	Deterministic bool
 	Seed          uint64
+	// BootTime is the time of day at which the machine's clock is 0; zero
+	// means the host's time.
+	BootTime time.Time
 	// Trace, if set, is called for exceptions and interrupts. It is slow.
 	Trace func(format string, args ...any)
 	// Log, if set, is told of unsupported instructions, once an opcode.
@@ -56,16 +60,17 @@ type VM struct {
 	trace    func(string, ...any)
 	log      func(string, ...any)
 
-	deterministic bool
-	skipped       uint64
-	rng           *rand.PCG
-	clock         bus.Clock
-	hostClock     *bus.HostClock // nil in deterministic mode
-	apics         *lapic.Cluster
-	ioapic        *ioapic.IOAPIC
-	extINT        func() uint8 // acknowledges the 8259 pair's interrupt
-	wallClock     atomic.Uint64
-	noted         map[uint32]bool
+	rngMu     sync.Mutex // guards rng
+	rng       *rand.PCG
+	bootTime  time.Time // when the clock was 0; the host's time if zero
+	clock     bus.Clock
+	hostClock *bus.HostClock // nil in deterministic mode
+	virtual   *virtualClock  // nil unless deterministic
+	apics     *lapic.Cluster
+	ioapic    *ioapic.IOAPIC
+	extINT    func() uint8 // acknowledges the 8259 pair's interrupt
+	wallClock atomic.Uint64
+	noted     map[uint32]bool
 }
 
 // CPU is one virtual CPU. It implements vcpu.VCPU.
@@ -91,6 +96,7 @@ type CPU struct {
 	intrWaiting bool // an interrupt waits for IF
 	noCache     bool
 	maxOps      int
+	pauses      uint
 
 	slots                 [tlbSlots]slot
 	slot                  *slot
@@ -137,7 +143,7 @@ func New(cfg Config) (*VM, error) {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
 	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: defaultFeatures(), trace: cfg.Trace, log: cfg.Log,
-		deterministic: cfg.Deterministic, noted: map[uint32]bool{}}
+		bootTime: cfg.BootTime, noted: map[uint32]bool{}}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
 		var b [16]byte
@@ -149,8 +155,13 @@ func New(cfg Config) (*VM, error) {
 		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
 	}
 	cfg.Memory.OnWatchedWrite(vm.deviceWrote)
-	vm.hostClock = bus.NewHostClock()
-	vm.clock = vm.hostClock
+	if cfg.Deterministic {
+		vm.virtual = &virtualClock{vm: vm}
+		vm.clock = vm.virtual
+	} else {
+		vm.hostClock = bus.NewHostClock()
+		vm.clock = vm.hostClock
+	}
 	if err := vm.newAPICs(cfg.CPUs); err != nil {
 		return nil, err
 	}
@@ -172,6 +183,7 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 	}
 	c := &CPU{s: s, vm: vm, id: id, bit: 1 << id, arena: arena, wake: make(chan struct{}, 1), maxOps: maxOps,
 		pages: map[uint64]*codePage{}, pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
+	s.Deadline = bus.Never
 	c.initTLBs()
 	c.resetRegisters()
 	c.waiting = id != 0
@@ -198,7 +210,25 @@ func (vm *VM) Close() error {
 	return nil
 }
 
-func (vm *VM) random() uint64 { return vm.rng.Uint64() }
+func (vm *VM) random() uint64 {
+	vm.rngMu.Lock()
+	defer vm.rngMu.Unlock()
+	return vm.rng.Uint64()
+}
+
+// Clock is the machine's time: executed instructions of a deterministic
+// machine, else the host's monotonic clock.
+func (vm *VM) Clock() bus.Clock { return vm.clock }
+
+// Instructions is how many instructions all CPUs have executed. It is exact
+// while none runs.
+func (vm *VM) Instructions() uint64 {
+	n := uint64(0)
+	for _, c := range vm.cpus {
+		n += c.s.Count
+	}
+	return n
+}
 
 // noteInvalid logs the first meeting with an unsupported opcode.
 func (vm *VM) noteInvalid(c *CPU) {
@@ -242,6 +272,9 @@ func (c *CPU) clearExit(reason uint32) bool {
 // events handles what State.Exit asks for, and waits while the CPU is halted.
 func (c *CPU) events() (vcpu.Exit, bool) {
 	for {
+		if c.s.Count >= c.s.Deadline {
+			c.vm.virtual.expire()
+		}
 		x := atomic.LoadUint32(&c.s.Exit)
 		if x&exitFlush != 0 {
 			c.clearExit(exitFlush)
@@ -263,7 +296,9 @@ func (c *CPU) events() (vcpu.Exit, bool) {
 		if !c.halted {
 			return vcpu.Exit{}, false
 		}
-		<-c.wake
+		if v := c.vm.virtual; v == nil || !v.skip() {
+			<-c.wake
+		}
 	}
 }
 
