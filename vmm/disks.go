@@ -21,7 +21,8 @@ func (m *Machine) addDisks(host *pci.Host) error {
 		if err != nil {
 			return err
 		}
-		dev, err := blk.New(blk.Config{Image: image, Serial: d.Serial, Queues: min(m.cfg.CPUs, 16), Discard: d.Discard, Log: m.log})
+		dev, err := blk.New(blk.Config{Image: image, Serial: d.Serial, Queues: min(m.cfg.CPUs, 16), Discard: d.Discard,
+			InOrder: m.cfg.Deterministic, Log: m.log})
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ func (m *Machine) addShare(host *pci.Host, s *Share) error {
 		return fmt.Errorf("share %s: an ephemeral directory is not supported yet", s.Tag)
 	}
 	dev, err := fs.New(fs.Config{
-		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, DAXSize: s.DAX, Log: m.log,
+		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, DAXSize: s.DAX, InOrder: m.cfg.Deterministic, Log: m.log,
 		IDMap: fs.IDMap{Shift: s.IDShift, Range: s.IDRange},
 	})
 	if err != nil {

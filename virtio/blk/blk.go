@@ -41,6 +41,9 @@ type Config struct {
 	Serial string
 	// Discard offers DISCARD, and lets WRITE_ZEROES give storage back.
 	Discard bool
+	// InOrder carries the requests of a queue out one after the other,
+	// whatever time they take: deterministic machines need it.
+	InOrder bool
 	// Log gets host I/O errors, at a bounded rate. Nil means slog.Default().
 	Log *slog.Logger
 }

@@ -90,7 +90,7 @@ func (w *worker) start(r *request, more bool) bool {
 			return true
 		}
 	}
-	if wait || (more && !w.quickWrite(r)) {
+	if !w.dev.cfg.InOrder && (wait || (more && !w.quickWrite(r))) {
 		w.pool.submit(r)
 		return false
 	}

@@ -86,6 +86,10 @@ type Config struct {
 	ReadOnly bool
 	// Queues is the number of request queues, 1 by default, 64 at most.
 	Queues int
+	// InOrder answers the requests of a queue one after the other, whatever
+	// time they take, but for those that wait for a lock: deterministic
+	// machines need it.
+	InOrder bool
 	// IDMap maps owners; it needs the capabilities of root.
 	IDMap IDMap
 

@@ -86,18 +86,21 @@ func (q *queue) passOn() {
 // has it again on return.
 func (w *worker) serve() {
 	w.detached = false
-	w.stall.Reset(stallAfter)
+	timed := !w.q.dev.cfg.InOrder
+	if timed {
+		w.stall.Reset(stallAfter)
+	}
 	n := w.req.serve()
 	w.q.vq.Push(&w.req.chain, n)
 	w.q.vq.Notify()
-	if w.detached || !w.stall.Stop() {
+	if w.detached || timed && !w.stall.Stop() {
 		w.q.takeLead()
 	}
 }
 
 // detach is called by a request that is going to block: others go on without it.
 func (w *worker) detach() {
-	if w == nil || w.detached {
+	if w == nil || w.detached || w.q.dev.cfg.InOrder {
 		return
 	}
 	w.detached = true
@@ -109,10 +112,15 @@ func (w *worker) detach() {
 // park and unpark enclose a wait of any length, for a lock: the worker does not
 // count against the limit meanwhile.
 func (w *worker) park() {
-	w.detach()
-	if w != nil {
-		w.q.workers.Add(-1)
+	if w == nil {
+		return
 	}
+	w.detach()
+	if !w.detached { // in order: a lock is the exception
+		w.detached = true
+		w.q.passOn()
+	}
+	w.q.workers.Add(-1)
 }
 
 func (w *worker) unpark() {
