@@ -149,7 +149,7 @@ func (m *messages) redirect(w io.Writer) {
 
 // openConsole takes the terminal over.
 func (r *session) openConsole(ctx context.Context, c *command) (err error) {
-	o := terminal.Options{ReadOnly: r.s.console == "read-only", Reset: r.colors.Color, Guard: true}
+	o := terminal.Options{ReadOnly: r.s.console == "read-only", Reset: r.colors.Color, Guard: true, Decor: r.decor()}
 	if r.s.console == "native" {
 		o.Monitor = r.monitor
 	}
@@ -168,6 +168,28 @@ func (r *session) openConsole(ctx context.Context, c *command) (err error) {
 	r.term.OnResize(r.resize)
 	go r.watchTerminal(ctx)
 	return nil
+}
+
+// decor is how the window shows the machine, if the terminal is one that can.
+func (r *session) decor() terminal.Decor {
+	var d terminal.Decor
+	if t := os.Getenv("TERM"); !r.colors.Color || t == "" || t == "dumb" || t == "linux" {
+		return d
+	}
+	enabled := func(name string) bool {
+		b, err := arg.Bool(os.Getenv(name))
+		return err != nil || b
+	}
+	d.Background = r.s.background
+	d.Tint = !r.s.backgroundSet && enabled("SYSTEMD_TINT_BACKGROUND")
+	if enabled("SYSTEMD_ADJUST_TERMINAL_TITLE") {
+		host, _ := os.Hostname()
+		d.Title = "Virtual Machine " + r.name + " on " + host
+		if enabled("SYSTEMD_EMOJI") {
+			d.Title = "🟢 " + d.Title
+		}
+	}
+	return d
 }
 
 // closeConsole gives the terminal back.

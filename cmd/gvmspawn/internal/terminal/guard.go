@@ -17,9 +17,9 @@ const guardName = "gvmspawn-terminal-guard"
 const guardDismissed = 1
 
 // startGuard starts a process that puts the terminal back into its present
-// mode if we end without doing so, by SIGKILL or a crash. The function that is
+// mode, and prints atEnd, if we end without doing so, by SIGKILL or a crash. The function that is
 // returned ends it.
-func startGuard(tty *os.File, reset bool) (stop func(), err error) {
+func startGuard(tty *os.File, atEnd string) (stop func(), err error) {
 	mode, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 	if err != nil {
 		return nil, err
@@ -29,11 +29,8 @@ func startGuard(tty *os.File, reset bool) (stop func(), err error) {
 		return nil, err
 	}
 	defer r.Close()
-	c := &exec.Cmd{Path: "/proc/self/exe", Args: []string{guardName}, Stdin: r, Stdout: tty,
+	c := &exec.Cmd{Path: "/proc/self/exe", Args: []string{guardName, atEnd}, Stdin: r, Stdout: tty,
 		Env: []string{"GOMAXPROCS=1"}, SysProcAttr: &unix.SysProcAttr{Setpgid: true}}
-	if reset {
-		c.Args = append(c.Args, "reset")
-	}
 	if err := c.Start(); err != nil {
 		w.Close()
 		return nil, err
@@ -65,7 +62,7 @@ func RunGuard() bool {
 	}
 	unix.IoctlSetTermios(1, unix.TCSETSW, &mode) //nolint:errcheck // the terminal may be gone
 	if len(os.Args) > 1 {
-		io.WriteString(os.Stdout, resetDisplay) //nolint:errcheck // the same
+		io.WriteString(os.Stdout, os.Args[1]) //nolint:errcheck // the same
 	}
 	return true
 }

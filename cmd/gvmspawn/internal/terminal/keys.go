@@ -16,7 +16,8 @@ const escapeWindow = time.Second
 
 // keys watches input for the escape keys.
 type keys struct {
-	t *Terminal
+	t      *Terminal
+	answer answer
 
 	// ^] ^] ^]
 	presses int
@@ -29,10 +30,20 @@ type keys struct {
 	out     []byte
 }
 
-func newKeys(t *Terminal) *keys { return &keys{t: t} }
+func newKeys(t *Terminal) *keys {
+	k := &keys{t: t}
+	if t.opts.Decor.Tint && t.opts.Decor.Background == "" && t.IsTerminal() {
+		k.answer.until = time.Now().Add(answerTimeout)
+	}
+	return k
+}
 
 // feed returns what of p is for the guest. The slice is valid until the next call.
 func (k *keys) feed(p []byte, now time.Time) []byte {
+	p, background, ok := k.answer.feed(p, now)
+	if ok {
+		k.print(tint(background).set())
+	}
 	if k.t.opts.Monitor != nil {
 		return k.native(p)
 	}

@@ -42,6 +42,8 @@ type Options struct {
 	Monitor func(line string, w io.Writer)
 	// Reset undoes what a guest may have done to the display when closing.
 	Reset bool
+	// Decor is shown if the output is a terminal.
+	Decor Decor
 	// Guard starts a process that restores the terminal if this one is killed.
 	Guard bool
 }
@@ -64,6 +66,7 @@ type Terminal struct {
 	closeOnce sync.Once
 	hangup    sync.Once
 	release   []func()
+	atEnd     string // undoes what a guest or we did to the display
 
 	mu     sync.Mutex // guards what follows
 	filled *sync.Cond
@@ -80,6 +83,7 @@ func Open(in io.Reader, out io.Writer, o Options) (*Terminal, error) {
 	t := &Terminal{opts: o, events: make(chan Event, 4), done: make(chan struct{})}
 	t.filled = sync.NewCond(&t.mu)
 	t.openOutput(out)
+	begin := t.decorate()
 	t.ended = true
 	if !o.ReadOnly {
 		if err := t.openInput(in); err != nil {
@@ -87,8 +91,26 @@ func Open(in io.Reader, out io.Writer, o Options) (*Terminal, error) {
 			return nil, err
 		}
 	}
+	if begin != "" {
+		io.WriteString(t, begin) //nolint:errcheck // Write never fails
+	}
 	t.watchSignals()
 	return t, nil
+}
+
+// decorate sets what is printed at the end, and returns what is at the beginning.
+func (t *Terminal) decorate() (begin string) {
+	if !t.IsTerminal() {
+		return ""
+	}
+	if t.opts.ReadOnly {
+		t.opts.Decor.Tint = false // the answer would not be read
+	}
+	begin, t.atEnd = t.opts.Decor.decorate()
+	if t.opts.Reset {
+		t.atEnd = resetDisplay + t.atEnd
+	}
+	return begin
 }
 
 func (t *Terminal) openOutput(out io.Writer) {
@@ -159,7 +181,7 @@ func (t *Terminal) makeRaw(tty *os.File) error {
 		return fmt.Errorf("cannot read the terminal's mode: %w", err)
 	}
 	if t.opts.Guard {
-		if stop, err := startGuard(tty, t.opts.Reset); err == nil {
+		if stop, err := startGuard(tty, t.atEnd); err == nil {
 			t.release = append(t.release, stop)
 		}
 	}
@@ -355,9 +377,9 @@ func (t *Terminal) Close() error {
 	t.closeOnce.Do(func() {
 		close(t.done)
 		t.endInput()
-		if t.opts.Reset && t.IsTerminal() {
+		if t.atEnd != "" {
 			t.outFile.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // not every file has deadlines
-			io.WriteString(t.outFile, resetDisplay)                 //nolint:errcheck // nothing left to do about it
+			io.WriteString(t.outFile, t.atEnd)                      //nolint:errcheck // nothing left to do about it
 		}
 		err = t.restore()
 		for _, f := range t.release {

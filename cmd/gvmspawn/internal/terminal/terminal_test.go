@@ -3,6 +3,7 @@ package terminal
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -332,4 +333,87 @@ func TestGuard(t *testing.T) {
 		c.Wait()
 		within(t, "restoring the terminal after "+how, func() bool { return mode(t, tty) == before })
 	}
+}
+
+// TestDecor: the title and a tint of the terminal's own background come and go.
+func TestDecor(t *testing.T) {
+	master, tty := openPTY(t)
+	x, err := Open(tty, tty, Options{Decor: Decor{Title: "VM\x1b x", Tint: true}, Reset: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(want string) {
+		t.Helper()
+		b := make([]byte, len(want))
+		if _, err := io.ReadFull(master, b); err != nil || string(b) != want {
+			t.Errorf("%q %v, want %q", b, err, want)
+		}
+	}
+	read(saveTitle + "\x1b]2;VM x\x1b\\" + queryBackground)
+	io.WriteString(master, "a\x1b]11;rgb:0000/")
+	time.Sleep(20 * time.Millisecond)
+	io.WriteString(master, "0000/0000\x1b\\b")
+	got := make([]byte, 2)
+	if _, err := io.ReadFull(x, got); err != nil || string(got) != "ab" {
+		t.Errorf("%q %v", got, err)
+	}
+	read(color{13, 51, 19}.set())
+	x.Close()
+	read(resetDisplay + restoreTitle + resetBackground)
+}
+
+func TestAnswer(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct{ in, rest, color string }{
+		{"abc", "abc", ""}, {"\x1b", "\x1b", ""}, {"\x1b]11;rgb:ff/80/0\a", "", "{255 128 0}"}, {"x\x1b]11;nonsense\ay", "xy", ""}, {"\x1b[A", "\x1b[A", ""},
+		{"\x1b]11;" + strings.Repeat("x", 100), "\x1b]11;" + strings.Repeat("x", 100), ""},
+	} {
+		a := answer{until: now.Add(time.Second)}
+		rest, col, ok := a.feed([]byte(c.in), now)
+		s := ""
+		if ok {
+			s = fmt.Sprint(col)
+		}
+		if string(rest) != c.rest || s != c.color {
+			t.Errorf("%q: %q %s", c.in, rest, s)
+		}
+	}
+	a := answer{until: now.Add(time.Second)}
+	if rest, _, _ := a.feed([]byte("\x1b]11;rgb:"), now); len(rest) != 0 {
+		t.Errorf("%q", rest)
+	}
+	if rest, _, _ := a.feed([]byte("x"), now.Add(2*time.Second)); string(rest) != "\x1b]11;rgb:x" {
+		t.Errorf("%q", rest)
+	}
+}
+
+func TestBackground(t *testing.T) {
+	for in, want := range map[string]string{"48;2;1;2;3": "{1 2 3}", "48:2:1:2:3": "{1 2 3}", "44": "{0 0 205}", "101": "{255 127 127}", "48;5;16": "{0 0 0}", "48;5;231": "{255 255 255}", "48;5;232": "{8 8 8}",
+		"": "no", "31": "no", "48;2;300;0;0": "no", "x": "no"} {
+		c, ok := parseBackground(in)
+		got := fmt.Sprint(c)
+		if !ok {
+			got = "no"
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+	for in, want := range map[color]color{{0, 0, 0}: {13, 51, 19}, {255, 255, 255}: {191, 255, 202}} {
+		if got := tint(in); got != want {
+			t.Errorf("%v: %v, want %v", in, got, want)
+		}
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("\x1b]11;rgb:1/2"), []byte("/3\x1b\\x"))
+	f.Fuzz(func(t *testing.T, p, q []byte) {
+		a := answer{until: time.Now().Add(time.Hour)}
+		a.feed(p, time.Now())
+		a.feed(q, time.Now())
+		if len(a.held) > maxAnswer+len(answerStart)+len(p)+len(q) {
+			t.Error("too much is held")
+		}
+	})
 }
