@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/consolehub"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/control"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/instance"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
@@ -44,7 +45,8 @@ type session struct {
 	messages *messages
 	colors   logging.Settings
 	term     *terminal.Terminal
-	input    *vmm.Input // nil: none
+	hub      *consolehub.Hub // nil: no console
+	input    *vmm.Input      // nil: none
 	manager  notify.Manager
 	cancel   context.CancelFunc // kills the machine
 	done     <-chan struct{}    // closed when the session ends
@@ -161,13 +163,37 @@ func (r *session) openConsole(ctx context.Context, c *command) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.s.console != "headless" && !o.ReadOnly {
-		r.input = vmm.NewInput(r.term)
+	if r.s.console != "headless" {
+		r.openHub(o.ReadOnly)
 	}
 	r.messages.redirect(r.term.Lines(c.stderr))
 	r.term.OnResize(r.resize)
 	go r.watchTerminal(ctx)
 	return nil
+}
+
+// openHub lets others attach to the console ("gvmspawn console").
+func (r *session) openHub(readOnly bool) {
+	var in io.Reader
+	if !readOnly {
+		in = r.term
+	}
+	r.hub = consolehub.New(r.term, in)
+	r.input = vmm.NewInput(r.hub)
+	if r.instance == nil {
+		return
+	}
+	if _, err := r.hub.Listen(r.instance.Path(instance.ConsoleSocket)); err != nil {
+		r.log.Warn("Nobody can attach to the console", "error", pathError(err))
+	}
+}
+
+// output is where the guest's console goes.
+func (r *session) output() io.Writer {
+	if r.hub != nil {
+		return r.hub
+	}
+	return r.term
 }
 
 // decor is how the window shows the machine, if the terminal is one that can.
@@ -195,6 +221,9 @@ func (r *session) decor() terminal.Decor {
 // closeConsole gives the terminal back.
 func (r *session) closeConsole(c *command) {
 	r.messages.redirect(c.stderr)
+	if r.hub != nil {
+		r.hub.Close()
+	}
 	if err := r.term.Close(); err != nil {
 		r.log.Warn("Cannot restore the terminal", "error", err)
 	}
@@ -327,7 +356,7 @@ func (r *session) reboots(ctx context.Context, end vmm.End) bool {
 func (r *session) boot(ctx context.Context) (vmm.End, error) {
 	cfg := r.cfg
 	cfg.Vsock = r.vsock()
-	cfg.Console = vmm.Console{Transport: consoleTransport(r.s), Out: r.term, In: r.input}
+	cfg.Console = vmm.Console{Transport: consoleTransport(r.s), Out: r.output(), In: r.input}
 	cfg.Console.Columns, cfg.Console.Rows = r.term.Size()
 	m, err := vmm.New(cfg)
 	if err != nil {

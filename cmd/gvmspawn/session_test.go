@@ -548,3 +548,33 @@ func TestMonitor(t *testing.T) {
 		t.Errorf("%d %q", st, l.errs.String())
 	}
 }
+
+// TestAttach: "gvmspawn console" sees what was printed before, and types.
+func TestAttach(t *testing.T) {
+	dir := t.TempDir()
+	l := startTiny(t, dir, "-q", "--console=read-only", "-M", "tiny")
+	l.say("x") // which nobody reads
+	a := &live{t: t, dir: dir, Cmd: spawnCommand(dir, "console", "tiny")}
+	a.Stdout, a.Stderr = &a.out, &a.errs
+	var err error
+	if a.stdin, err = a.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	a.out.waitFor(t, "tiny guest\r\n")
+	a.say("abc")
+	a.out.waitFor(t, "abc")
+	if r := execute(t, dir, "connect", "tiny", "22"); r.status != 1 || !strings.Contains(r.stderr, "cannot connect to port 22") {
+		t.Errorf("%+v", r)
+	}
+	a.say("q")
+	if st := a.status(); st != 0 || a.errs.String() != "" {
+		t.Errorf("%d %q", st, a.errs.String())
+	}
+	if st := l.status(); st != 0 || l.out.String() != "tiny guest\r\nabc" {
+		t.Errorf("%d %q", st, l.out.String())
+	}
+	if r := execute(t, dir, "console", "tiny"); r.status != 1 {
+		t.Errorf("%+v", r)
+	}
+}

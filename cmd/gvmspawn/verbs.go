@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,10 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/consolehub"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/control"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/getopt"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/instance"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/sshclient"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
 )
 
 // verb is a command about machines that run already. A kernel argument of the
@@ -38,6 +43,8 @@ func verbs() []verb {
 		{"status", "NAME", "Show what is known about a machine", true, (*command).showStatus},
 		{"stop", "[-f] NAME", "Power a machine off, or kill it, and wait for its end", true, (*command).stopMachine},
 		{"ssh", "[-t] [USER@]NAME [COMMAND...]", "Log in to a machine, or run a command in it", true, (*command).ssh},
+		{"console", "NAME", "Attach to a machine's console; ^] three times within a second leaves it", true, (*command).attachConsole},
+		{"connect", "NAME PORT", "Connect standard input and output with a vsock port of a machine", true, (*command).connect},
 		{"completion", "bash|zsh|fish", "Print a completion script for a shell", false, (*command).completion},
 		{"man", "", "Print the manual page", false, (*command).man},
 	}
@@ -156,6 +163,57 @@ func (c *command) stopMachine(args []string) (int, error) {
 	}
 	if err := instance.Wait(ctx, dir); err != nil {
 		return exitFailure, fmt.Errorf("machine '%s' is still running: %w", args[0], err)
+	}
+	return 0, nil
+}
+
+func (c *command) attachConsole(args []string) (int, error) {
+	m, dir, err := machine("console", args)
+	if err != nil {
+		return exitFailure, err
+	}
+	t, err := terminal.Open(c.stdin, c.stdout, terminal.Options{Guard: true, Reset: true})
+	if err != nil {
+		return exitFailure, err
+	}
+	defer t.Close()
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer cancel()
+	go func() {
+		<-t.Events()
+		cancel()
+	}()
+	if err := consolehub.Attach(ctx, filepath.Join(dir, instance.ConsoleSocket), t, t); err != nil {
+		return exitFailure, fmt.Errorf("machine '%s' has no console to attach to: %w", m.Name, err)
+	}
+	return 0, nil
+}
+
+func (c *command) connect(args []string) (int, error) {
+	if len(args) != 2 {
+		return exitFailure, errors.New("connect needs the name of a machine and a port")
+	}
+	port, err := strconv.ParseUint(args[1], 10, 32)
+	if err != nil {
+		return exitFailure, fmt.Errorf("expected a port instead of %s", arg.Printable(args[1]))
+	}
+	m, dir, err := machine("connect", args)
+	if err != nil {
+		return exitFailure, err
+	}
+	conn, err := sshclient.DialMux(context.Background(), filepath.Join(dir, instance.VsockSocket), uint32(port))
+	if err != nil {
+		return exitFailure, fmt.Errorf("cannot connect to port %d of machine '%s': %w", port, m.Name, err)
+	}
+	defer conn.Close()
+	go func() {
+		io.Copy(conn, c.stdin) //nolint:errcheck // what the guest sends still counts
+		if u, ok := conn.(*net.UnixConn); ok {
+			u.CloseWrite() //nolint:errcheck // the same
+		}
+	}()
+	if _, err := io.Copy(c.stdout, conn); err != nil {
+		return exitFailure, err
 	}
 	return 0, nil
 }

@@ -25,6 +25,7 @@ import (
 const (
 	ControlSocket = "control"
 	VsockSocket   = "vsock"
+	ConsoleSocket = "console"
 	lockFile      = "lock"
 	stateFile     = "machine.json"
 )
