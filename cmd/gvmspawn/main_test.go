@@ -150,6 +150,9 @@ func TestBadInput(t *testing.T) {
 		// network
 		{"--network-user-mode --port=0", "expected a port from 1 to 65535"},
 		{"--network-user-mode --port=[::1:5", "after the IPv6 address"},
+		{"--slice=a--b", "invalid slice name: a--b"},
+		{"--property=x", "expected a unit property"},
+		{"--slice=x --keep-unit", "cannot be combined with --keep-unit"},
 		{"--forward-journal-max-use=1G", "can only be used with --forward-journal="},
 		{"--forward-journal=/x --vsock=no", "needs vsock"},
 		{"--forward-journal-max-files=0", "expected a positive number"},

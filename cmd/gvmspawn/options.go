@@ -181,8 +181,8 @@ func (s *settings) propertyOptions() []getopt.Option {
 	return []getopt.Option{
 		{Long: "register", Arg: "BOOL", Values: tristateWords, Help: "Register the machine with systemd-machined", Set: value(&s.register, arg.ParseTristate)},
 		{Long: "keep-unit", Help: "Do not make a scope for the machine, stay in the unit we run in", Set: flag(&s.keepUnit)},
-		{Long: "slice", Short: 'S', Arg: "SLICE", Help: "Slice of the machine's scope (not supported yet)", Set: unsupported("scopes are")},
-		{Long: "property", Arg: "NAME=VALUE", Help: "Property of the machine's scope (not supported yet)", Set: unsupported("scopes are")},
+		{Long: "slice", Short: 'S', Arg: "SLICE", Help: "Slice of the machine's scope, machine.slice by default", Set: value(&s.slice, arg.SliceName)},
+		{Long: "property", Arg: "NAME=VALUE", Help: "Property of the machine's scope, as for systemctl set-property", Set: list(&s.properties, arg.Property)},
 	}
 }
 

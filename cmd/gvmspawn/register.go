@@ -15,6 +15,9 @@ import (
 // What is returned undoes it. With auto nothing waits for machined, and where
 // there is none that is no more than a debug message.
 func (r *session) register() (undo func(), err error) {
+	if err := r.startScope(); err != nil {
+		return nil, err
+	}
 	switch r.s.register {
 	case arg.No:
 		return func() {}, nil
@@ -55,7 +58,7 @@ func (r *session) scope() machined.Scope {
 
 func (r *session) registration() machined.Machine {
 	m := machined.Machine{Name: r.name, ID: r.s.uuid, Leader: os.Getpid(), CID: r.cid(), SSHKey: r.keyPath,
-		Interactive: !r.s.noAskPassword && isTerminal(os.Stdin), AllocateUnit: !r.s.keepUnit}
+		Interactive: !r.s.noAskPassword && isTerminal(os.Stdin), AllocateUnit: !r.s.keepUnit && !r.ownScope()}
 	if r.image.Directory {
 		m.RootDirectory = r.image.Path
 	}
@@ -67,4 +70,18 @@ func (r *session) registration() machined.Machine {
 		}
 	}
 	return m
+}
+
+// ownScope reports whether we make the machine's scope ourselves, because
+// machined would not make it as it shall be.
+func (r *session) ownScope() bool {
+	return !r.s.keepUnit && (r.s.slice != "" || len(r.s.properties) > 0)
+}
+
+func (r *session) startScope() error {
+	if !r.ownScope() {
+		return nil
+	}
+	return machined.StartScope(context.Background(), r.scope(), machined.Unit{Name: machined.ScopeName(r.name), Description: "Virtual Machine " + r.name,
+		Slice: r.s.slice, Properties: r.s.properties, PIDs: []uint32{uint32(os.Getpid())}})
 }

@@ -117,6 +117,9 @@ func (s *settings) check() error {
 	if s.forwardJournal != "" && s.vsock == arg.No {
 		return errors.New("option --forward-journal= needs vsock, drop --vsock=no")
 	}
+	if s.keepUnit && (s.slice != "" || len(s.properties) > 0) {
+		return errors.New("options --slice= and --property= cannot be combined with --keep-unit: they are about a scope of the machine's own")
+	}
 	return s.checkDeterministic()
 }
 
