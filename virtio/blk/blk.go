@@ -44,9 +44,24 @@ type Config struct {
 	// InOrder carries the requests of a queue out one after the other,
 	// whatever time they take: deterministic machines need it.
 	InOrder bool
+	// Engine says how requests that may wait are carried out.
+	Engine Engine
 	// Log gets host I/O errors, at a bounded rate. Nil means slog.Default().
 	Log *slog.Logger
 }
+
+// Engine is a way to carry out requests that may wait.
+type Engine uint8
+
+const (
+	// EnginePool is a bounded pool of goroutines, for every image.
+	EnginePool Engine = iota
+	// EngineURing is io_uring(7), for raw images; where the host has none,
+	// or for other images, the pool takes its place. It is not the default
+	// because it was the slower one where it was measured (BenchmarkCold, 2
+	// CPUs, virtual disk, cold file, depth 32): 31 µs a request against 23.
+	EngineURing
+)
 
 // Device is a virtio block device. It implements virtio.Device.
 type Device struct {
@@ -168,6 +183,9 @@ func (d *Device) Activate(a *virtio.Activation) error {
 		// §5.2.5.1: without MQ only the first queue is used.
 		if q != nil && (i == 0 || a.Features.Has(VIRTIO_BLK_F_MQ)) {
 			w := &worker{dev: d, q: q, pool: d.pool, writable: !d.cfg.Image.ReadOnly()}
+			if raw, ok := d.cfg.Image.(*Raw); ok && d.cfg.Engine == EngineURing {
+				w.ring = newRing(w, raw.fd)
+			}
 			d.workers.Go(w.run)
 		}
 	}

@@ -34,16 +34,20 @@ type Geometry struct {
 	Cluster       uint32 // what is discarded as a whole
 }
 
-// ErrWouldBlock is returned by a TryImage that would have to wait.
-var ErrWouldBlock = errors.New("blk: would block")
+// Errors of a TryImage.
+var (
+	ErrWouldBlock = errors.New("blk: would block")
+	ErrCannotTry  = errors.New("blk: cannot try")
+)
 
 // TryImage is an Image that can tell quickly what it cannot do at once. The
 // device tries these in the queue's own goroutine and hands to others only
 // what would block.
 type TryImage interface {
 	Image
-	// TryReadAt is ReadAt, or ErrWouldBlock with bufs in an undefined state.
+	// TryReadAt is ReadAt, or ErrWouldBlock with bufs in an undefined state,
+	// or ErrCannotTry if nobody knows whether it would block.
 	TryReadAt(bufs [][]byte, off uint64) error
-	// TryWriteAt is WriteAt, or ErrWouldBlock after writing any part.
+	// TryWriteAt is WriteAt, or one of these errors after writing any part.
 	TryWriteAt(bufs [][]byte, off uint64) error
 }

@@ -169,14 +169,14 @@ func (r *Raw) TryWriteAt(bufs [][]byte, off uint64) error {
 
 func (r *Raw) attempt(no *atomic.Bool, nr uintptr, bufs [][]byte, off uint64) error {
 	if no.Load() {
-		return ErrWouldBlock
+		return ErrCannotTry
 	}
 	switch err := transfer(nr, r.fd, bufs, off, unix.RWF_NOWAIT); err {
 	case unix.EAGAIN:
 		return ErrWouldBlock
 	case unix.EOPNOTSUPP:
 		no.Store(true)
-		return ErrWouldBlock
+		return ErrCannotTry
 	default:
 		return err
 	}

@@ -13,7 +13,8 @@ type worker struct {
 	q        *virtq.Queue
 	pool     *pool
 	writable bool
-	slow     int // writes that go to the pool: see quickWrite
+	ring     *ring // nil without io_uring
+	slow     int   // requests that are not carried out here: see inline
 
 	mu   sync.Mutex // guards free
 	free []*request // requests not in use, at most as many as the queue is long
@@ -70,54 +71,72 @@ func (w *worker) run() {
 			}
 		}
 		moved = 0
+		if w.ring != nil {
+			w.ring.submit()
+		}
 		w.q.Notify()
 	}
 	w.put(cur)
+	if w.ring != nil {
+		w.ring.close()
+	}
 }
 
-// start carries the request out, or gives it to the pool and returns false.
+// start carries the request out, or gives it to others and returns false.
 func (w *worker) start(r *request, more bool) bool {
 	status, valid := r.parse()
 	if !valid {
 		r.finish(status)
 		return true
 	}
-	wait := r.typ == VIRTIO_BLK_T_FLUSH || r.typ == VIRTIO_BLK_T_DISCARD || r.typ == VIRTIO_BLK_T_WRITE_ZEROES
-	if !wait && w.dev.try != nil {
-		done, err := r.attempt(w.dev.try)
-		if done {
-			r.finish(r.status(err))
-			return true
-		}
-	}
-	if !w.dev.cfg.InOrder && (wait || (more && !w.quickWrite(r))) {
-		w.pool.submit(r)
+	err := r.attempt()
+	switch {
+	case w.dev.cfg.InOrder && (err == ErrWouldBlock || err == ErrCannotTry):
+		r.finish(r.status(r.execute()))
+	case err == ErrCannotTry && w.inline(r, more):
+		w.timed(r, more)
+	case err == ErrWouldBlock, err == ErrCannotTry:
+		w.later(r)
 		return false
-	}
-	begin := time.Now()
-	r.finish(r.status(r.execute()))
-	if w.slow > 0 {
-		w.slow--
-	}
-	if more && time.Since(begin) > slowWrite {
-		w.slow = slowPenalty
+	default:
+		r.finish(r.status(err))
 	}
 	return true
 }
 
+// later gives a request that may wait to the ring or the pool.
+func (w *worker) later(r *request) {
+	if w.ring == nil || !w.ring.queue(r) {
+		w.pool.submit(r)
+	}
+}
+
+// timed carries a request out here, and notes when that took long.
+func (w *worker) timed(r *request, more bool) {
+	begin := time.Now()
+	r.finish(r.status(r.execute()))
+	if more && time.Since(begin) > slowInline {
+		w.slow = slowPenalty
+	}
+}
+
 const (
-	// slowWrite is how long a write into the page cache may take before
-	// the next slowPenalty ones go to the pool.
-	slowWrite   = 500 * time.Microsecond
+	// slowInline is how long a request may take here while others wait
+	// before the next slowPenalty ones go elsewhere.
+	slowInline  = 500 * time.Microsecond
 	slowPenalty = 64
 )
 
-// quickWrite reports whether a write is worth doing here although other
-// requests wait. File systems such as ext4 cannot say beforehand whether a
-// write into the page cache blocks; it hardly ever does, and they take one
-// write per file at a time anyhow.
-func (w *worker) quickWrite(r *request) bool {
-	if r.typ != VIRTIO_BLK_T_OUT || w.dev.try == nil || !w.dev.writeback.Load() {
+// inline reports whether a request that cannot be tried is carried out here.
+// Some file systems cannot say beforehand whether an access to the page cache
+// blocks: ext4 for writes, tmpfs for both. It hardly ever does, and they take
+// one write per file at a time anyhow.
+func (w *worker) inline(r *request, more bool) bool {
+	data := r.typ == VIRTIO_BLK_T_IN || r.typ == VIRTIO_BLK_T_OUT
+	if !more || !data {
+		return data
+	}
+	if w.dev.try == nil || !w.dev.writeback.Load() {
 		return false
 	}
 	if w.slow > 0 {
@@ -128,16 +147,16 @@ func (w *worker) quickWrite(r *request) bool {
 }
 
 // attempt tries reads, and writes that need no flush, without waiting.
-func (r *request) attempt(try TryImage) (done bool, err error) {
+func (r *request) attempt() error {
+	d := r.w.dev
 	switch {
+	case d.try == nil:
 	case r.typ == VIRTIO_BLK_T_IN:
-		err = try.TryReadAt(r.bufs, r.off)
-	case r.typ == VIRTIO_BLK_T_OUT && r.w.dev.writeback.Load():
-		err = try.TryWriteAt(r.bufs, r.off)
-	default:
-		return false, nil
+		return d.try.TryReadAt(r.bufs, r.off)
+	case r.typ == VIRTIO_BLK_T_OUT && d.writeback.Load():
+		return d.try.TryWriteAt(r.bufs, r.off)
 	}
-	return err != ErrWouldBlock, err
+	return ErrCannotTry
 }
 
 // pool carries out requests that may wait for the host.

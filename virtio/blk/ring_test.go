@@ -1,0 +1,154 @@
+package blk
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
+	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+)
+
+// linux/io_uring.h.
+func TestRingLayout(t *testing.T) {
+	for name, c := range map[string][2]uintptr{
+		"sqe": {unsafe.Sizeof(sqe{}), 64}, "cqe": {unsafe.Sizeof(cqe{}), 16}, "params": {unsafe.Sizeof(ringParams{}), 120},
+		"sqe.user_data": {unsafe.Offsetof(sqe{}.userData), 32}, "params.sq_off": {unsafe.Offsetof(ringParams{}.sq), 40},
+		"params.cq_off": {unsafe.Offsetof(ringParams{}.cq), 80},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("%s is at or of %d bytes, want %d", name, c[0], c[1])
+		}
+	}
+}
+
+// cold is a raw image of which nothing is in the page cache.
+func cold(t testing.TB, size int) (*Raw, []byte) {
+	t.Helper()
+	img, err := OpenRaw(tempImage(t, int64(size)), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := blktest.Random(size)
+	if err := img.WriteAt([][]byte{data}, 0); err != nil {
+		t.Fatal(err)
+	}
+	img.chill(t)
+	return img, data
+}
+
+func (r *Raw) chill(t testing.TB) {
+	t.Helper()
+	if err := r.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fadvise(r.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Reads of a cold file, writes and flushes, many at a time, by either engine.
+func TestEngines(t *testing.T) {
+	for _, engine := range []Engine{EnginePool, EngineURing} {
+		img, want := cold(t, 4<<20)
+		d := newDevice(t, img, func(c *Config) { c.Engine = engine })
+		m := virtiotest.New(t, d, virtiotest.Options{EventIdx: true, Indirect: true})
+		r := rand.New(rand.NewPCG(8, 8))
+		for round := range 10 {
+			q := m.Queue[0]
+			reads := map[uint16]uint64{}
+			for i := range 100 {
+				sector := uint64(r.IntN(8192 - 16))
+				reads[q.Add([][]byte{head(VIRTIO_BLK_T_IN, sector)}, []int{1000, 7192, 1})] = sector
+				if i%10 == 0 {
+					q.Add([][]byte{head(VIRTIO_BLK_T_FLUSH, 0)}, []int{1})
+				}
+			}
+			q.Kick()
+			for q.InFlight() > 0 {
+				u := q.Wait()
+				sector, read := reads[u.ID]
+				if status(u) != VIRTIO_BLK_S_OK {
+					t.Fatalf("status %d", status(u))
+				}
+				if read && !bytes.Equal(u.Bytes()[:8192], want[sector<<9:sector<<9+8192]) {
+					t.Fatalf("sector %d differs", sector)
+				}
+			}
+			// The other way round, and a reset with requests in flight.
+			for i := range 20 {
+				data := bytes.Repeat([]byte{byte(round), byte(i)}, 2048)
+				copy(want[i*8192:], data)
+				q.Add([][]byte{head(VIRTIO_BLK_T_OUT, uint64(i*16)), data}, []int{1})
+			}
+			q.Kick()
+			for q.InFlight() > 0 {
+				q.Wait()
+			}
+			img.chill(t)
+			for i := range 50 {
+				q.Add([][]byte{head(VIRTIO_BLK_T_IN, uint64(i*100))}, []int{4096, 1})
+			}
+			q.Kick()
+			m.Reset()
+			if err := m.Activate(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.Reset()
+		_ = d.Close()
+	}
+}
+
+// BenchmarkCold reads 4 KiB pieces of a cold file, 32 at a time.
+func BenchmarkCold(b *testing.B) {
+	const size, depth = 256 << 20, 32
+	for _, engine := range []Engine{EnginePool, EngineURing} {
+		b.Run(fmt.Sprint(engine), func(b *testing.B) {
+			img, _ := cold(b, size)
+			m := virtiotest.New(b, newDevice(b, img, func(c *Config) { c.Engine = engine }), virtiotest.Options{})
+			s := m.Queue[0].Split
+			var heads [depth][]byte
+			for i := range depth {
+				for j, d := range read4K(m) {
+					if j == 0 {
+						heads[i] = m.Mem.Bytes(d.Addr, 16)
+					}
+					if j < 2 {
+						d.Flags |= virtqtest.DescNext
+						d.Next = uint16(3*i + j + 1)
+					}
+					s.SetDesc(3*i+j, d)
+				}
+			}
+			idx, n := uint16(0), 0
+			r := rand.New(rand.NewPCG(1, 1))
+			b.ResetTimer()
+			for b.Loop() {
+				if n++; n%1024 == 0 {
+					b.StopTimer()
+					img.chill(b)
+					b.StartTimer()
+				}
+				for i := range uint16(depth) {
+					binary.LittleEndian.PutUint64(heads[i][8:], uint64(r.IntN(size/4096))*8)
+					s.SetAvail(idx+i, 3*i)
+				}
+				idx += depth
+				s.SetAvailIdx(idx)
+				m.Queue[0].Bell.Ring()
+				for s.UsedIdx() != idx {
+					time.Sleep(5 * time.Microsecond)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/depth, "ns/request")
+		})
+	}
+}
