@@ -153,16 +153,31 @@ func (t *lockTable) otherPID(k lockKey) uint32 {
 
 // lockOwner returns the owner for the request with a reference, made if need be.
 func (r *request) lockOwner(h *handle, owner uint64) (*lockOwner, unix.Errno) {
-	i := h.inode
-	t, k := &r.d.locks, lockKey{i, owner}
+	t, k := &r.d.locks, lockKey{h.inode, owner}
 	h.locked.Store(true)
 	if o := t.find(k, h.id); o != nil {
 		return o, 0
 	}
-	if e := r.d.takeFD(); e != 0 {
-		return nil, unix.ENOLCK
+	fd, e := r.openForLocks(h.inode)
+	if e != 0 {
+		return nil, e
 	}
-	// A write lock needs a writable descriptor, a read lock a readable one.
+	n := &lockOwner{key: k, fd: fd, fh: h.id}
+	h.inode.refs.Add(1)
+	n.refs.Store(1)
+	if o := t.add(n); o != nil {
+		return o, 0
+	}
+	n.put()
+	return nil, unix.ENOLCK
+}
+
+// openForLocks makes a new open file description. A write lock needs a
+// writable one, a read lock a readable one.
+func (r *request) openForLocks(i *inode) (int, unix.Errno) {
+	if e := r.d.takeFD(); e != 0 {
+		return -1, unix.ENOLCK
+	}
 	fd, e := -1, unix.Errno(unix.EROFS)
 	if !r.d.cfg.ReadOnly {
 		fd, e = sysOpenat(r.d.host.proc, r.proc(i.fd), unix.O_RDWR|unix.O_NONBLOCK, 0)
@@ -172,33 +187,29 @@ func (r *request) lockOwner(h *handle, owner uint64) (*lockOwner, unix.Errno) {
 	}
 	if e != 0 {
 		fdsInUse.Add(-1)
-		return nil, hideLimit(e)
 	}
-	n := &lockOwner{key: k, fd: fd, fh: h.id}
-	i.refs.Add(1)
-	n.refs.Store(1)
+	return fd, hideLimit(e)
+}
+
+// add enters a new owner and takes a second reference to it for the caller. If
+// another request was faster it returns that one's with a reference, and n is
+// dropped; it returns nil when there are too many.
+func (t *lockTable) add(n *lockOwner) *lockOwner {
 	t.mu.Lock()
-	o := t.owners[k]
-	switch {
-	case o != nil:
-	case len(t.owners) < maxLockOwners:
+	o := t.owners[n.key]
+	if o == nil && len(t.owners) < maxLockOwners {
 		o = n
-		t.owners[k] = n
-		n.refs.Add(1)
-		n = nil
+		t.owners[n.key] = n
 	}
-	if o != nil && n != nil {
+	if o != nil {
 		o.refs.Add(1)
-		o.fh = h.id
+		o.fh = n.fh
 	}
 	t.mu.Unlock()
-	if n != nil {
+	if o != nil && o != n {
 		n.put()
 	}
-	if o == nil {
-		return nil, unix.ENOLCK
-	}
-	return o, 0
+	return o
 }
 
 // hostLock fills in r.lk. The protocol's end is inclusive, and OFFSET_MAX for

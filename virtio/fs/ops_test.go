@@ -388,3 +388,39 @@ func TestCopyAndSeek(t *testing.T) {
 		t.Errorf("size %d", s.Size)
 	}
 }
+
+// Another file system below the share is a mount of its own in the guest, and
+// the same file through a bind mount another inode.
+func TestSubmounts(t *testing.T) {
+	needRoot(t)
+	if os.Getenv(envInNS) == "" {
+		t.Skip("needs a mount namespace")
+	}
+	c, dir := newShare(t, nil)
+	sub, bind := filepath.Join(dir, "sub"), filepath.Join(dir, "bind")
+	must(t, os.Mkdir(sub, 0o755))
+	must(t, os.Mkdir(bind, 0o755))
+	put(t, filepath.Join(dir, "f"), "x")
+	if err := unix.Mount("tmpfs", sub, "tmpfs", 0, ""); err != nil {
+		t.Skip("cannot mount: ", err)
+	}
+	defer func() { must(t, unix.Unmount(sub, unix.MNT_DETACH)) }()
+	must(t, unix.Mount(dir, bind, "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount(bind, unix.MNT_DETACH)) }()
+	put(t, filepath.Join(sub, "g"), "y")
+	s, b := c.lookup(rootID, "sub"), c.lookup(rootID, "bind")
+	if s.Attr.Flags&attrSubmount == 0 || b.Attr.Flags&attrSubmount == 0 {
+		t.Error("a mount point has no FUSE_ATTR_SUBMOUNT")
+	}
+	if c.lookup(rootID, "f").Attr.Flags != 0 || c.lookup(s.NodeID, "g").Attr.Flags != 0 {
+		t.Error("a file has flags")
+	}
+	if b.NodeID == rootID || c.node("bind", "f") == c.node("f") {
+		t.Error("an inode was taken for that of another mount")
+	}
+	if l := c.list(rootID, true, 4096); l["sub"].Attr.Flags&attrSubmount == 0 || l["sub"].NodeID != s.NodeID {
+		t.Errorf("READDIRPLUS: %+v", l["sub"])
+	}
+	c.fails(opRename, rootID, unix.EXDEV, raw(renameIn{Newdir: s.NodeID}), str("f"), str("f"))
+	c.fails(opLink, s.NodeID, unix.EXDEV, raw(linkIn{OldNodeID: c.node("f")}), str("f"))
+}

@@ -348,6 +348,14 @@ func TestCoherence(t *testing.T) {
 			t.Fatalf("again the guest reads %q", got)
 		}
 	}
+	for i := range 10 { // a directory that is listed again and again
+		_ = list(t, mnt)
+		put(t, filepath.Join(dir, fmt.Sprint("new", i)), "")
+		time.Sleep(60 * time.Millisecond)
+		if a, b := list(t, mnt), list(t, dir); a != b {
+			t.Fatalf("the guest lists %s, the host %s", a, b)
+		}
+	}
 	must(t, os.Remove(p))
 	time.Sleep(60 * time.Millisecond)
 	if _, err := os.Stat(filepath.Join(mnt, "f")); !os.IsNotExist(err) {
