@@ -6,6 +6,9 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
+// raceDetector is true in a test binary with the race detector.
+var raceDetector bool
+
 // perRun is how many exits the loops below make in one Run.
 const perRun = 200
 
@@ -49,6 +52,9 @@ func TestExitAllocs(t *testing.T) {
 
 // TestWireAllocs: neither interrupts nor doorbells nor kicks allocate.
 func TestWireAllocs(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
 	g := newGuest(t, 1, 0xeb, 0xfe)
 	msi, err := g.NewMSI()
 	if err != nil {
