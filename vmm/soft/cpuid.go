@@ -168,6 +168,7 @@ func (c *CPU) resetRegisters() {
 	s.MXCSR = 0x1f80
 	c.resetFPU()
 	c.halted, c.shadow, c.nmiBlocked = false, false, false
+	c.dataBreaks = false
 	c.flushTLB()
 	c.setMode()
 }

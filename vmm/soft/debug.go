@@ -53,7 +53,54 @@ func (c *CPU) writeDR(n uint8, v uint64) bool {
 		v = v&0xffff2fff | 0x400
 	}
 	c.s.DR[n] = v
+	c.setDataBreaks()
 	return true
+}
+
+// Kinds of breakpoint in DR7's R/W fields (SDM vol. 3B §17.2.4).
+const (
+	breakExec = iota
+	breakWrite
+	breakIO
+	breakAccess
+)
+
+// breakpoint is the kind of breakpoint i and whether it is enabled.
+func (s *State) breakpoint(i uint) (kind uint64, on bool) {
+	return s.DR[7] >> (16 + 4*i) & 3, s.DR[7]>>(2*i)&3 != 0
+}
+
+// setDataBreaks makes all accesses slow while a data breakpoint is enabled, so
+// that checkAccess sees them.
+func (c *CPU) setDataBreaks() {
+	c.dataBreaks = false
+	for i := range uint(4) {
+		kind, on := c.s.breakpoint(i)
+		c.dataBreaks = c.dataBreaks || on && kind&1 != 0
+	}
+	c.setTLBMode()
+}
+
+// checkAccess notes the data or I/O breakpoints that size bytes at a linear
+// address or port meet. They are reported behind the instruction.
+func (c *CPU) checkAccess(a uint64, size uint8, kinds uint8) {
+	for i := range uint(4) {
+		kind, on := c.s.breakpoint(i)
+		if !on || kinds>>kind&1 == 0 {
+			continue
+		}
+		n := uint64([4]uint8{1, 2, 8, 4}[c.s.DR[7]>>(18+4*i)&3])
+		if base := c.s.DR[i] &^ (n - 1); a < base+n && base < a+uint64(size) {
+			c.breakHits |= 1 << i
+		}
+	}
+}
+
+// ioBreak is checkAccess for a port.
+func (c *CPU) ioBreak(port uint16, size uint8) {
+	if c.s.DR[7]&0xff != 0 && c.s.CR4&cr4DE != 0 {
+		c.checkAccess(uint64(port), size, 1<<breakIO)
+	}
 }
 
 // breakpoints reports whether an instruction breakpoint is set in DR7.

@@ -89,6 +89,10 @@ func (o *stringOp) repeat() int {
 		if o.untilZF && o.c.s.zf() != o.wantEqual {
 			return stNext
 		}
+		if (o.c.s.Flags&flagTF != 0 || o.c.breakHits != 0) && o.reg(vcpu.RCX) != 0 {
+			o.c.s.RIP = o.c.ip // a trap between two iterations (SDM vol. 3B §17.3.1.4)
+			return stExit
+		}
 	}
 	return stNext
 }
@@ -105,7 +109,7 @@ func (o *stringOp) bulk() (n uint64, ok bool) {
 	default:
 		return 0, true
 	}
-	if c.mode != decode.Mode64 || o.delta>>63 != 0 {
+	if c.mode != decode.Mode64 || o.delta>>63 != 0 || c.s.Flags&flagTF != 0 {
 		return 0, true
 	}
 	n = o.reg(vcpu.RCX)

@@ -55,7 +55,7 @@ func (s *State) xmmBytes(r uint8, n int) []byte {
 const (
 	stateSize  = (unsafe.Sizeof(State{}) + 4095) &^ 4095
 	tlbBytes   = TLBSize * 32
-	arenaSize  = stateSize + tlbSlots*tlbModes*tlbBytes
+	arenaSize  = stateSize + (tlbSlots*tlbModes+1)*tlbBytes
 	guardSize  = 1 << 16
 	arenaFirst = 0x2000_0000
 	arenaLast  = 0x7000_0000

@@ -358,6 +358,9 @@ func (c *CPU) loadSlow(la uint64, size uint8, m int) (uint64, bool) {
 	if !c.checkLinear(la, size) {
 		return 0, false
 	}
+	if c.dataBreaks {
+		c.checkAccess(la, size, 1<<breakAccess)
+	}
 	if n := 4096 - la&0xfff; n < uint64(size) {
 		return c.loadSplit(la, size, uint8(n), m)
 	}
@@ -429,6 +432,9 @@ func (c *CPU) storeSlow(la, v uint64, size uint8, m int) bool {
 	if !c.checkLinear(la, size) {
 		return false
 	}
+	if c.dataBreaks {
+		c.checkAccess(la, size, 1<<breakAccess|1<<breakWrite)
+	}
 	if n := 4096 - la&0xfff; n < uint64(size) {
 		return c.storeSplit(la, v, size, uint8(n), m)
 	}
@@ -496,6 +502,9 @@ func (c *CPU) hostWrite(la uint64, size uint8) (h uint64, ok bool) {
 		return 0, true
 	}
 	gpa, h, ok := c.translate(la, accWrite, c.tlbMode)
+	if c.dataBreaks {
+		c.checkAccess(la, size, 1<<breakAccess|1<<breakWrite)
+	}
 	if ok && h != 0 {
 		c.willWrite(gpa, uint64(size))
 	}

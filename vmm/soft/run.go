@@ -167,6 +167,7 @@ func (c *CPU) step() (vcpu.Exit, bool) {
 	}
 	tf := s.Flags & flagTF
 	s.Flags &^= flagRF
+	c.breakHits = 0
 	st := c.single()
 	if st == stFault {
 		return c.except()
@@ -174,8 +175,12 @@ func (c *CPU) step() (vcpu.Exit, bool) {
 	if st == stExit {
 		c.rearm()
 	}
-	if tf != 0 && st != stExit || tf != 0 && st == stExit && s.Flags&flagTF != 0 {
-		s.DR[6] |= dr6BS
+	traps := c.breakHits
+	if tf != 0 && (st != stExit || s.Flags&flagTF != 0) {
+		traps |= dr6BS
+	}
+	if traps != 0 {
+		s.DR[6] = s.DR[6]&^0xf | traps
 		c.fault(vecDB)
 		return c.except()
 	}

@@ -36,10 +36,12 @@ func (c *CPU) ioAllowed(port uint16, size uint8) bool {
 }
 
 func (c *CPU) portIn(port uint16, size uint8) uint64 {
+	c.ioBreak(port, size)
 	return zeroExtend(uint64(c.vm.io.PortIn(port, int(size))), size)
 }
 
 func (c *CPU) portOut(port uint16, v uint64, size uint8) {
+	c.ioBreak(port, size)
 	c.vm.io.PortOut(port, int(size), uint32(zeroExtend(v, size)))
 }
 

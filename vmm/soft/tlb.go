@@ -125,6 +125,9 @@ func (c *CPU) initTLBs() {
 			at += tlbBytes
 		}
 	}
+	empty := tlb{addr: at, large: emptySpan}
+	empty.clearAll()
+	c.emptyTLB = at
 	c.useSlot(0, false)
 }
 
@@ -176,6 +179,9 @@ func (c *CPU) setTLBMode() {
 	}
 	c.tlbMode = m
 	s.TLB = c.slot.modes[m].addr
+	if c.dataBreaks {
+		s.TLB = c.emptyTLB
+	}
 }
 
 // flushTLB drops all translations, global ones too, of all PCIDs.

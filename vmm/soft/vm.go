@@ -102,6 +102,9 @@ type CPU struct {
 	slot                  *slot
 	slotTime              uint64
 	tlbMode, walkMode     int
+	emptyTLB              uint64 // address of a translation buffer without entries
+	dataBreaks            bool   // DR7 enables a data breakpoint: all accesses are slow
+	breakHits             uint64 // data and I/O breakpoints that the instruction met
 	localGen, globalGen   uint64
 	lastGlobal            bool
 	pages                 map[uint64]*codePage
