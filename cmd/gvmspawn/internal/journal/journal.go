@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits are those of systemd-journal-remote, in bytes but for MaxFiles; 0 is
@@ -141,10 +143,7 @@ func (r *Receiver) convert(c net.Conn) error {
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("systemd-journal-remote: %w: %s", err, errs.String())
 	}
-	if errors.Is(cerr, net.ErrClosed) {
-		return nil
-	}
-	return cerr
+	return unlessReset(cerr)
 }
 
 // tail keeps the end of what a program complains about.
@@ -180,7 +179,12 @@ func (r *Receiver) keep(c net.Conn) error {
 	if err == nil && fi.Size()+n >= limit {
 		err = fmt.Errorf("%s has reached %d bytes, the rest is dropped", f.Name(), limit)
 	}
-	if errors.Is(err, net.ErrClosed) {
+	return unlessReset(err)
+}
+
+// unlessReset drops the errors of a stream that ends with its machine.
+func unlessReset(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
 		return nil
 	}
 	return err
