@@ -28,7 +28,7 @@ var diskDrivers = []struct {
 
 // Wanted lists the modules of a machine with this root, in the order of
 // loading: what leads to the root, the console, and as [Extra] what the host's
-// talk with the guest needs (entropy, SMBIOS strings, vsock, the power button) and
+// talk with the guest needs (entropy, SMBIOS strings, vsock, the power button and, for logind to hear it, evdev) and
 // the drivers of further devices.
 func Wanted(root Root, drivers ...string) []Module {
 	mods := []Module{
@@ -52,7 +52,7 @@ func Wanted(root Root, drivers ...string) []Module {
 		}
 		mods = append(mods, Module{Name: t, Need: need, Driver: t})
 	}
-	for _, name := range append([]string{"virtio_rng", "dmi_sysfs", "vmw_vsock_virtio_transport", "button"}, drivers...) {
+	for _, name := range append([]string{"virtio_rng", "dmi_sysfs", "vmw_vsock_virtio_transport", "button", "evdev"}, drivers...) {
 		if !slices.ContainsFunc(mods, func(m Module) bool { return m.Name == name }) {
 			mods = append(mods, Module{Name: name, Need: Extra})
 		}
