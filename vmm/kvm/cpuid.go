@@ -77,6 +77,9 @@ const (
 // clock. Not: memory encryption and migration, which need a userspace for them.
 const pvFeatures = 1<<0 | 1<<1 | 1<<3 | 1<<4 | 1<<5 | 1<<6 | 1<<7 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14 | 1<<24
 
+// pvEOI lets a guest end an interrupt without an exit; see hostEmulated.
+const pvEOI = 1 << 6
+
 // apicBusKHz is the frequency that KVM's APIC timers count at before division.
 const apicBusKHz = 1_000_000
 
@@ -86,7 +89,11 @@ func supportedCPUID(dev int, tscDeadline bool) ([]kvmCPUIDEntry2, error) {
 	if _, err := ioctlPtr(dev, KVM_GET_SUPPORTED_CPUID, raw); err != nil {
 		return nil, fmt.Errorf("ask KVM for its CPU features (KVM_GET_SUPPORTED_CPUID): %w", err)
 	}
-	return filterCPUID(raw.entries[:min(raw.nent, maxCPUIDEntries)], tscDeadline), nil
+	list := filterCPUID(raw.entries[:min(raw.nent, maxCPUIDEntries)], tscDeadline)
+	if e := cpuidList(list).find(leafKVMFeatures, 0); e != nil && hostEmulated() {
+		e.eax &^= pvEOI
+	}
+	return list, nil
 }
 
 // filterCPUID copies the entries without what a guest does not get.
