@@ -123,3 +123,28 @@ func TestHelpWidth(t *testing.T) {
 		}
 	}
 }
+
+// TestOptionsTable: OPTIONS.md has every option, and only those.
+func TestOptionsTable(t *testing.T) {
+	b, err := os.ReadFile("../../OPTIONS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| (`--[^|]*)\\|").FindAllStringSubmatch(string(b), -1) {
+		for _, o := range regexp.MustCompile("`--([a-z0-9-]+)=?`").FindAllStringSubmatch(m[1], -1) {
+			listed[o[1]] = true
+		}
+	}
+	for _, g := range newSettings().table() {
+		for _, o := range g.Options {
+			if !o.Hidden && !listed[o.Long] {
+				t.Errorf("--%s is missing", o.Long)
+			}
+			delete(listed, o.Long)
+		}
+	}
+	for o := range listed {
+		t.Errorf("--%s does not exist", o)
+	}
+}
