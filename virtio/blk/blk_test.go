@@ -19,6 +19,7 @@ import (
 var (
 	_ virtio.Device = (*Device)(nil)
 	_ TryImage      = (*Raw)(nil)
+	_ TryImage      = (*Overlay)(nil)
 )
 
 // ram is an image in memory that counts and can fail or block.

@@ -17,8 +17,8 @@ const overlayBlock = 4096
 // unnamed temporary file, and the base below is only read.
 type Overlay struct {
 	base Image
-	file *os.File
-	fd   int
+	try  TryImage // base, if it is one
+	file *Raw
 	size uint64
 	// present has a bit for each block that the file holds. A bit is set
 	// after the block's bytes are in the file and never cleared.
@@ -38,8 +38,12 @@ func NewOverlay(base Image, dir string) (*Overlay, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Overlay{base: base, file: f, fd: int(f.Fd()), size: base.Size()}
-	if err := unix.Ftruncate(o.fd, int64(o.size)); err != nil {
+	o := &Overlay{base: base, size: base.Size()}
+	o.try, _ = base.(TryImage)
+	if o.file, err = NewFile(f, false); err == nil {
+		err = o.file.Resize(o.size)
+	}
+	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("temporary file of %d bytes for disk changes: %w", o.size, err)
 	}
@@ -82,22 +86,54 @@ func (o *Overlay) mark(off, n uint64) {
 
 // ReadAt implements Image.
 func (o *Overlay) ReadAt(bufs [][]byte, off uint64) error {
+	return o.read(bufs, off, o.file.ReadAt, o.base.ReadAt)
+}
+
+// TryReadAt implements TryImage.
+func (o *Overlay) TryReadAt(bufs [][]byte, off uint64) error {
+	if o.try == nil {
+		return ErrCannotTry
+	}
+	return o.read(bufs, off, o.file.TryReadAt, o.try.TryReadAt)
+}
+
+// read reads what is present from one and the rest from another.
+func (o *Overlay) read(bufs [][]byte, off uint64, above, below func([][]byte, uint64) error) error {
 	v := NewVector(bufs)
 	defer v.Free()
 	for n := Length(bufs); n > 0; {
 		k, present := o.run(off, n)
-		var err error
-		if part := v.Take(k); present {
-			err = transfer(unix.SYS_PREADV2, o.fd, part, off, 0)
-		} else {
-			err = o.base.ReadAt(part, off)
+		from := below
+		if present {
+			from = above
 		}
-		if err != nil {
+		if err := from(v.Take(k), off); err != nil {
 			return err
 		}
 		off, n = off+k, n-k
 	}
 	return nil
+}
+
+// TryWriteAt implements TryImage: what needs no copying is a write to the file.
+func (o *Overlay) TryWriteAt(bufs [][]byte, off uint64) error {
+	n := Length(bufs)
+	if !o.whole(off, n) || !o.mu.TryRLock() {
+		return ErrWouldBlock
+	}
+	defer o.mu.RUnlock()
+	err := o.file.TryWriteAt(bufs, off)
+	if err == nil {
+		o.mark(off, n)
+	}
+	return err
+}
+
+// whole reports whether a write needs no block to be copied up.
+func (o *Overlay) whole(off, n uint64) bool {
+	end := off + n
+	return (off%overlayBlock == 0 || o.has(off/overlayBlock)) &&
+		(end%overlayBlock == 0 || end == o.size || o.has((end-1)/overlayBlock))
 }
 
 // WriteAt implements Image.
@@ -108,7 +144,7 @@ func (o *Overlay) WriteAt(bufs [][]byte, off uint64) error {
 	}
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	if err := transfer(unix.SYS_PWRITEV2, o.fd, bufs, off, 0); err != nil {
+	if err := o.file.WriteAt(bufs, off); err != nil {
 		return err
 	}
 	o.mark(off, n)
@@ -144,7 +180,7 @@ func (o *Overlay) copyBlock(b uint64) error {
 	if err := o.base.ReadAt(bufs, off); err != nil {
 		return err
 	}
-	if err := transfer(unix.SYS_PWRITEV2, o.fd, bufs, off, 0); err != nil {
+	if err := o.file.WriteAt(bufs, off); err != nil {
 		return err
 	}
 	o.mark(off, 1)
@@ -175,19 +211,7 @@ func (o *Overlay) WriteZeroes(off, n uint64, _ bool) error {
 func (o *Overlay) zero(off, n uint64) error {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	err := fallocate(o.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	for err == unix.EOPNOTSUPP && n > 0 {
-		k := min(n, uint64(len(zeroes)))
-		if err := transfer(unix.SYS_PWRITEV2, o.fd, [][]byte{zeroes[:k]}, off, 0); err != nil {
-			return err
-		}
-		o.mark(off, k)
-		off, n = off+k, n-k
-		if n == 0 {
-			return nil
-		}
-	}
-	if err != nil {
+	if err := o.file.WriteZeroes(off, n, true); err != nil {
 		return err
 	}
 	o.mark(off, n)

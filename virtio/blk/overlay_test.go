@@ -68,3 +68,26 @@ func TestOverlayConcurrent(t *testing.T) {
 		_ = o.Close()
 	}
 }
+
+// Requests of whole blocks cost no allocation.
+func TestOverlayAllocs(t *testing.T) {
+	base, err := OpenRaw(tempImage(t, 1<<20), Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := NewOverlay(base, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	bufs := [][]byte{make([]byte, 5000), make([]byte, 3192)}
+	if n := testing.AllocsPerRun(200, func() {
+		_ = o.TryReadAt(bufs, 4096)
+		_ = o.TryWriteAt(bufs, 8192)
+		if o.WriteAt(bufs, 8192) != nil || o.ReadAt(bufs, 4096) != nil {
+			t.Fatal("failed")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations per request", n)
+	}
+}

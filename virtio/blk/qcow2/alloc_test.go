@@ -21,6 +21,8 @@ func TestAllocs(t *testing.T) {
 	}
 	bufs := [][]byte{make([]byte, 1000), make([]byte, 3096)}
 	if n := testing.AllocsPerRun(200, func() {
+		_ = m.TryReadAt(bufs, 63<<10)
+		_ = m.TryWriteAt(bufs, 63<<10)
 		if m.ReadAt(bufs, 63<<10) != nil || m.WriteAt(bufs, 63<<10) != nil || m.ReadAt(bufs, 2<<20) != nil {
 			t.Fatal("failed")
 		}
@@ -51,12 +53,15 @@ func TestConcurrent(t *testing.T) {
 
 // window is a part of an image.
 type window struct {
-	*Image
+	m    *Image
 	base uint64
 }
 
-func (w window) ReadAt(bufs [][]byte, off uint64) error  { return w.Image.ReadAt(bufs, w.base+off) }
-func (w window) WriteAt(bufs [][]byte, off uint64) error { return w.Image.WriteAt(bufs, w.base+off) }
+func (w window) ReadAt(bufs [][]byte, off uint64) error     { return w.m.ReadAt(bufs, w.base+off) }
+func (w window) WriteAt(bufs [][]byte, off uint64) error    { return w.m.WriteAt(bufs, w.base+off) }
+func (w window) TryReadAt(bufs [][]byte, off uint64) error  { return w.m.TryReadAt(bufs, w.base+off) }
+func (w window) TryWriteAt(bufs [][]byte, off uint64) error { return w.m.TryWriteAt(bufs, w.base+off) }
+func (w window) Flush() error                               { return w.m.Flush() }
 func (w window) WriteZeroes(off, n uint64, unmap bool) error {
-	return w.Image.WriteZeroes(w.base+off, n, unmap)
+	return w.m.WriteZeroes(w.base+off, n, unmap)
 }

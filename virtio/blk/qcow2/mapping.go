@@ -1,6 +1,11 @@
 package qcow2
 
-import "github.com/gvmspawn/gvmspawn/virtio/blk"
+import (
+	"errors"
+	"io"
+
+	"github.com/gvmspawn/gvmspawn/virtio/blk"
+)
 
 // kind of a guest cluster.
 type kind uint8
@@ -133,6 +138,60 @@ func (m *Image) read(v *blk.Vector, off, n uint64) error {
 			blk.Zero(part)
 		default:
 			err = m.readBacking(part, off, k)
+		}
+		if err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// resident reports whether the L2 tables of a range are in memory.
+// Preconditions: m.mu held.
+func (m *Image) resident(off, n uint64) bool {
+	m.cacheMu.Lock()
+	defer m.cacheMu.Unlock()
+	shift := m.l2Bits + m.h.clusterBits
+	for i := off >> shift; i <= (off+n-1)>>shift; i++ {
+		if l2 := m.l1[i] & offsetMask; l2 != 0 && m.cache[l2] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// TryReadAt implements blk.TryImage.
+func (m *Image) TryReadAt(bufs [][]byte, off uint64) error {
+	if !m.mu.TryRLock() {
+		return blk.ErrWouldBlock
+	}
+	defer m.mu.RUnlock()
+	n := blk.Length(bufs)
+	if !m.resident(off, n) {
+		return blk.ErrWouldBlock
+	}
+	v := blk.NewVector(bufs)
+	defer v.Free()
+	for n > 0 {
+		k, kind, e, err := m.extent(off, n)
+		if err != nil {
+			return err
+		}
+		part := v.Take(k)
+		switch {
+		case kind == data:
+			var host uint64
+			if host, err = m.host(e); err == nil {
+				err = m.file.TryReadAt(part, host+off&(m.cluster-1))
+			}
+		case kind == zeroed || (kind == unallocated && m.backing == nil):
+			blk.Zero(part)
+		default:
+			err = blk.ErrWouldBlock
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = blk.ErrWouldBlock // ReadAt knows what to do
 		}
 		if err != nil {
 			return err

@@ -14,7 +14,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
 )
 
-var _ blk.Image = (*Image)(nil)
+var _ blk.TryImage = (*Image)(nil)
 
 // qemuImg runs qemu-img, the second opinion on every image.
 func qemuImg(t testing.TB, args ...string) string {

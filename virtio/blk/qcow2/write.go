@@ -36,6 +36,27 @@ func (m *Image) WriteAt(bufs [][]byte, off uint64) error {
 	return nil
 }
 
+// TryWriteAt implements blk.TryImage: writes to clusters that the image owns
+// are writes to the file.
+func (m *Image) TryWriteAt(bufs [][]byte, off uint64) error {
+	if m.readOnly || !m.mu.TryRLock() {
+		return blk.ErrWouldBlock
+	}
+	defer m.mu.RUnlock()
+	n := blk.Length(bufs)
+	if !m.resident(off, n) {
+		return blk.ErrWouldBlock
+	}
+	if ready, err := m.inPlace(off, n); !ready || err != nil {
+		return blk.ErrWouldBlock
+	}
+	k, _, e, err := m.extent(off, n)
+	if err != nil || k < n {
+		return blk.ErrWouldBlock
+	}
+	return m.file.TryWriteAt(bufs, e&offsetMask+off&(m.cluster-1))
+}
+
 // owned reports whether an entry's cluster may be written where it is.
 func (m *Image) owned(e uint64) bool {
 	if e&flagCopied == 0 || m.kind(e) != data {
