@@ -34,6 +34,8 @@ type block struct {
 	gpa2  uint64 // of the second page of a last instruction that crosses; else 0
 	host2 uint64
 	dead  bool
+	runs  uint32 // executions by the interpreter since the last look at it
+	trs   []*translation
 	links [2]link
 	chain *block // next in the hash bucket
 }
@@ -314,6 +316,9 @@ func (c *CPU) dropPage(pfn uint64, p *codePage) {
 // instruction.
 func (c *CPU) kill(b *block) {
 	b.dead = true
+	if c.jit != nil {
+		c.jit.kill(b)
+	}
 	c.cached -= len(b.ops)
 	for p := &c.hash[b.key.hash()]; *p != nil; p = &(*p).chain {
 		if *p == b {
@@ -340,6 +345,9 @@ func (c *CPU) dropCode() {
 	clear(c.hash[:])
 	clear(c.jump[:])
 	c.arenaOps, c.cached = nil, 0
+	if c.jit != nil {
+		c.jit.reset()
+	}
 	c.flushTLB() // write tags were withheld; fill them anew
 }
 

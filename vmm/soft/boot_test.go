@@ -116,6 +116,10 @@ func TestBootLinux(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := vm.cpus[0]
+	if c.jit != nil && os.Getenv("JITSTATS") != "" {
+		c.jit.stats = &jitStats{exits: map[string]uint64{}}
+		defer func() { t.Log(c.jit.stats) }()
+	}
 	start := time.Now()
 	u.stop = func(line string) {
 		if strings.Contains(line, "HELLO") {

@@ -82,7 +82,7 @@ func (c *CPU) loop() vcpu.Exit {
 func (c *CPU) chain(b *block) int {
 	s := c.s
 	for {
-		st := c.exec(b)
+		st := c.runTier(b)
 		switch st {
 		case stTaken, stFall:
 			if atomic.LoadUint32(&s.Exit) != 0 || s.Count >= s.Deadline {

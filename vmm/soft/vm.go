@@ -46,6 +46,8 @@ type Config struct {
 	BootTime time.Time
 	// Trace, if set, is called for exceptions and interrupts. It is slow.
 	Trace func(format string, args ...any)
+	// NoTranslator leaves everything to the interpreter.
+	NoTranslator bool
 	// Log, if set, is told of unsupported instructions, once an opcode.
 	Log func(format string, args ...any)
 }
@@ -71,6 +73,8 @@ type VM struct {
 	extINT    func() uint8 // acknowledges the 8259 pair's interrupt
 	wallClock atomic.Uint64
 	noted     map[uint32]bool
+
+	countInsts bool // State.Count is wanted in translated code, too
 }
 
 // CPU is one virtual CPU. It implements vcpu.VCPU.
@@ -82,6 +86,7 @@ type CPU struct {
 	arena []byte
 	wake  chan struct{}
 
+	jit  *translator // nil: interpreter only
 	mode decode.Mode
 	exc  exception
 	blk  *block
@@ -176,6 +181,9 @@ func New(cfg Config) (*VM, error) {
 		}
 		vm.cpus = append(vm.cpus, c)
 	}
+	if !cfg.NoTranslator {
+		vm.startTranslators()
+	}
 	return vm, nil
 }
 
@@ -206,6 +214,10 @@ func (vm *VM) VCPU(i int) vcpu.VCPU { return vm.cpus[i] }
 // Close frees the CPUs. Every Run has returned before.
 func (vm *VM) Close() error {
 	for _, c := range vm.cpus {
+		if c.jit != nil {
+			c.jit.free()
+			c.jit = nil
+		}
 		freeArena(c.arena)
 		c.s, c.arena = nil, nil
 	}

@@ -1,0 +1,513 @@
+package soft
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// The translator turns blocks that ran often into host code: the same opcodes
+// with guest registers in host registers and memory operands redirected through
+// the translation buffers. Every instruction it does not know, and every access
+// that misses its buffer, is run by the interpreter, one instruction at a time.
+//
+// Flags: at a block's entry the guest's arithmetic flags lie in
+// jitContext.Flags. Within a block they are in the host's flags, or in memory,
+// or both. A check of the translation buffer clobbers the host's; they are
+// saved before if something reads them later. An instruction that overwrites
+// all of them makes that needless, so that a fault between two such
+// instructions may show the handler older flags than the processor would.
+
+const (
+	// hotRuns is after how many executions a block is translated.
+	hotRuns = 40
+	// maxTranslations is how many translations a block has at most, one for
+	// each address it is mapped at.
+	maxTranslations = 4
+
+	codeBytes = 24 << 20 // of one CPU's code cache; half of it for rare paths
+)
+
+// Kinds of exits from translated code.
+const (
+	xInterp = iota // run instruction n in the interpreter, then go on behind it
+	xLink          // a direct branch whose target is not linked yet
+	xEvent         // State.Exit is not zero, at the block's head
+	xFetch         // the page's translation is not what the code was made for
+)
+
+// translation is a block's host code for one address.
+type translation struct {
+	b     *block
+	la    uint64
+	epoch uint32
+	dead  bool
+	sse   bool
+	insts uint32
+	// interp has a bit for each instruction that only the interpreter can run.
+	interp uint64
+	// entry takes flags in memory, entryH in the host's flags. The far ones
+	// also check that the page is still mapped to the same memory.
+	entry, entryH, far, farH uint64
+	resume                   []uint32 // host code of each instruction, from base
+	base                     uint64
+	out                      [2]outLink
+	in                       []inLink
+}
+
+// outLink is a direct branch to another block.
+type outLink struct {
+	rip    uint64
+	site   uint64 // of the branch's displacement; 0 if there is none
+	stub   uint64 // where it goes while not linked
+	inHost bool   // the flags are in the host's
+}
+
+// inLink names a branch of another translation.
+type inLink struct {
+	t    *translation
+	slot int
+}
+
+// translator is the code cache of one CPU.
+type translator struct {
+	c        *CPU
+	x        *jitContext
+	xMap     []byte
+	mem      codeMemory
+	hot      int // next free byte
+	cold     int
+	coldFrom int
+	first    int // of hot behind the common parts
+	trs      []*translation
+	epoch    uint32
+	sse      bool
+	counting bool
+
+	enter, leave, loadXMM uint64
+
+	h, k  asm
+	list  []tinst
+	stats *jitStats
+}
+
+// newTranslator makes the code cache of c, or returns nil with the reason.
+func newTranslator(c *CPU, size int) (*translator, error) {
+	j := &translator{c: c}
+	if c.s.addr() >= 1<<31-1<<20 {
+		return nil, errHighState
+	}
+	var err error
+	if j.x, j.xMap, err = newJITContext(); err != nil {
+		return nil, err
+	}
+	if j.mem, err = newCodeMemory(size); err != nil {
+		freeMap(j.xMap)
+		return nil, err
+	}
+	j.counting = c.vm.virtual != nil || c.vm.countInsts
+	j.coldFrom = size / 2
+	j.cold = j.coldFrom
+	j.common()
+	j.sse = c.sseReady()
+	return j, nil
+}
+
+func (j *translator) free() {
+	j.mem.free()
+	freeMap(j.xMap)
+}
+
+// sseReady reports whether vector instructions can run without any check.
+func (c *CPU) sseReady() bool {
+	s := c.s
+	return s.CR0&(cr0EM|cr0TS) == 0 && s.CR4&cr4OSFXSR != 0 && s.MXCSR&0x1f80 == 0x1f80
+}
+
+// reg is the address of guest register r in State.
+func (j *translator) reg(r uint8) uint64 { return j.c.s.addr() + uint64(r)*8 }
+
+// state is the address of State's field at off.
+func (j *translator) state(off uint64) uint64 { return j.c.s.addr() + off }
+
+func (j *translator) ctx(off uint64) uint64 { return j.x.addr() + off }
+
+// common emits the parts that all translations share.
+func (j *translator) common() {
+	a := &asm{at: j.mem.rx}
+	pinned := []uint8{1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 14}
+	// leave: called from an exit, whose number follows the call.
+	j.leave = a.pc()
+	a.ra(false, 0x8f, 0, j.ctx(jxExitPC)) // pop
+	a.ra(true, 0x89, 0, j.reg(0))
+	for _, r := range pinned {
+		a.ra(true, 0x89, r, j.reg(r))
+	}
+	a.ra(true, 0x89, hSP, j.reg(4))
+	a.aluai(7, j.ctx(jxXMM), 0)
+	a.put(0x75, 0x01, 0xc3) // jne +1; ret
+	for i := range uint8(16) {
+		a.rex(false, i, 0, 0)
+		a.put(0x0f, 0x11, i&7<<3|4, 0x25) // movups [xmm], xmm
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	}
+	a.put(0x0f, 0xae, 3<<3|4, 0x25) // stmxcsr
+	a.u32(uint32(j.state(offMXCSR)))
+	a.put(0x0f, 0xae, 2<<3|4, 0x25) // ldmxcsr
+	a.u32(uint32(j.ctx(jxHostCS)))
+	a.put(0xc7, 4, 0x25)
+	a.u32(uint32(j.ctx(jxXMM)))
+	a.u32(0)
+	a.put(0xc3)
+	// loadXMM: a subroutine.
+	j.loadXMM = a.pc()
+	a.put(0x0f, 0xae, 3<<3|4, 0x25)
+	a.u32(uint32(j.ctx(jxHostCS)))
+	a.put(0x0f, 0xae, 2<<3|4, 0x25)
+	a.u32(uint32(j.state(offMXCSR)))
+	for i := range uint8(16) {
+		a.rex(false, i, 0, 0)
+		a.put(0x0f, 0x10, i&7<<3|4, 0x25)
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	}
+	a.put(0xc7, 4, 0x25)
+	a.u32(uint32(j.ctx(jxXMM)))
+	a.u32(1)
+	a.put(0xc3)
+	// enter: called by jitCall; goes to jitContext.Resume with the flags loaded.
+	j.enter = a.pc()
+	a.aluai(7, j.ctx(jxWant), 0)
+	a.put(0x74, 0x05) // je +5
+	a.call(j.loadXMM)
+	for _, r := range pinned {
+		a.ra(true, 0x8b, r, j.reg(r))
+	}
+	a.ra(true, 0x8b, hSP, j.reg(4))
+	j.loadFlags(a)
+	a.ra(true, 0x8b, 0, j.reg(0))
+	a.put(0xff, 0x24, 0x25) // jmp [resume]
+	a.u32(uint32(j.ctx(jxResume)))
+	copy(j.mem.rw, a.b)
+	j.first = (len(a.b) + 63) &^ 63
+	j.hot = j.first
+}
+
+// loadFlags moves the saved flags into the host's; it clobbers RAX.
+func (j *translator) loadFlags(a *asm) {
+	a.ra(false, 0x8a, 4, j.ctx(jxFlags))   // mov ah, [flags]
+	a.ra(false, 0x8a, 0, j.ctx(jxFlags)+1) // mov al, [flags+1]: OF is bit 3
+	a.put(0x24, 0x08, 0x04, 0x78, 0x9e)    // and al, 8; add al, 0x78 overflows with it; sahf
+}
+
+// restoreFlags is loadFlags between instructions; it clobbers hT2.
+func (j *translator) restoreFlags(a *asm) {
+	a.mov(hT2, hAX)
+	j.loadFlags(a)
+	a.mov(hAX, hT2)
+}
+
+// saveFlags stores the host's flags.
+func (j *translator) saveFlags(a *asm) {
+	a.put(0x9c) // pushf
+	a.ra(false, 0x8f, 0, j.ctx(jxFlags))
+}
+
+// exitCode calls leave with the exit's number.
+func (j *translator) exitCode(a *asm, kind, n, index int) {
+	a.call(j.leave)
+	a.u32(uint32(index<<8 | n<<2 | kind))
+}
+
+// reset forgets all translations.
+func (j *translator) reset() {
+	j.epoch++
+	clear(j.trs)
+	j.trs = j.trs[:0]
+	j.hot, j.cold = j.first, j.coldFrom
+	clear(j.x.Jump[0][:])
+	clear(j.x.Jump[1][:])
+}
+
+// kill takes b's translations out of use.
+func (j *translator) kill(b *block) {
+	for _, t := range b.trs {
+		if t.epoch == j.epoch && !t.dead {
+			j.drop(t)
+		}
+	}
+	b.trs = nil
+}
+
+// drop unlinks t from all code that leads to it.
+func (j *translator) drop(t *translation) {
+	t.dead = true
+	for _, l := range t.in {
+		if o := &l.t.out[l.slot]; !l.t.dead {
+			j.patch(o.site, o.stub)
+		}
+	}
+	t.in = nil
+	for i := range j.x.Jump {
+		if e := &j.x.Jump[i][jumpIndex(t.la)]; e.code == t.far {
+			*e = jumpSlot{}
+		}
+	}
+}
+
+// patch makes the branch at site go to to.
+func (j *translator) patch(site, to uint64) {
+	binary.LittleEndian.PutUint32(j.mem.rw[site-j.mem.rx:], uint32(to-(site+4)))
+}
+
+func jumpIndex(la uint64) uint64 { return uint64(uint32(la)^uint32(la)>>8) & (jumpSlots - 1) }
+
+// find returns the translation of b at la, making it if b is hot; nil if there is none.
+func (j *translator) find(b *block, la uint64) *translation {
+	for _, t := range b.trs {
+		if t.la == la && t.epoch == j.epoch {
+			return t
+		}
+	}
+	if b.runs < hotRuns || b.host2 != 0 {
+		return nil
+	}
+	return j.translate(b, la)
+}
+
+// runTier runs b, in host code if it is hot, and whatever follows.
+func (c *CPU) runTier(b *block) int {
+	j := c.jit
+	if j == nil || c.mode != decode.Mode64 || b.dead {
+		return c.exec(b)
+	}
+	b.runs++
+	if b.runs < hotRuns && len(b.trs) == 0 || c.due() {
+		return c.exec(b)
+	}
+	if ready := c.sseReady(); ready != j.sse {
+		j.reset()
+		j.sse = ready
+	}
+	t := j.find(b, c.s.RIP)
+	if t == nil {
+		return c.exec(b)
+	}
+	return j.run(t)
+}
+
+// due reports whether the loop must look at events before the next block.
+func (c *CPU) due() bool { return atomic.LoadUint32(&c.s.Exit) != 0 || c.s.Count >= c.s.Deadline }
+
+// userTable is the number of the jump table of the present mode.
+func (c *CPU) userTable() int { return int(boolBit(c.s.CPL == 3)) }
+
+// run executes t and what follows until the loop has to look at something.
+func (j *translator) run(t *translation) int {
+	c := j.c
+	s, x := c.s, j.x
+	x.Jump[c.userTable()][jumpIndex(t.la)] = jumpSlot{t.la, t.far}
+	x.Flags = s.arith()
+	x.Resume = t.entry
+	x.Want = 0
+	if t.interp&1 != 0 {
+		j.count(int(t.insts))
+		if st := j.interp(t, 0); st != stNext {
+			return st
+		}
+	}
+	for {
+		x.Intr = uint32(boolBit(c.intrWaiting))
+		runCode(j.enter)
+		s.setArith(x.Flags)
+		id := ld32(x.ExitPC)
+		if j.stats != nil {
+			j.stats.kinds[id&3]++
+		}
+		t = j.trs[id>>8]
+		n := int(id >> 2 & 63)
+		switch id & 3 {
+		case xInterp:
+			if st := j.interp(t, n); st != stNext {
+				return st
+			}
+		case xLink:
+			next, st := j.link(t, n)
+			if next == nil {
+				return st
+			}
+			x.Resume, x.Want = next.entry, 0
+		case xEvent:
+			s.RIP = t.la
+			return stIndirect
+		case xFetch:
+			s.RIP = t.la
+			if _, _, ok := c.fetchPage(t.la); !ok {
+				return stFault
+			}
+			return stIndirect
+		}
+	}
+}
+
+// interp runs instruction n of t, and those behind it that only the interpreter
+// can run. stNext means that t goes on in host code; enter is prepared for that.
+func (j *translator) interp(t *translation, n int) int {
+	c, s, b, x := j.c, j.c.s, t.b, j.x
+	s.R[regBlock], s.RIP = t.la, t.la
+	c.blk = b
+	if j.counting {
+		s.Count -= uint64(t.insts)
+	}
+	for {
+		if j.stats != nil {
+			j.stats.note(t, n)
+		}
+		o := &b.ops[n]
+		st := o.fn(c, o)
+		n++
+		switch st {
+		case stNext:
+			if b.dead || c.sseReady() != j.sse {
+				s.RIP = t.la + uint64(o.pos) + uint64(o.len)
+				j.count(n)
+				return stExit
+			}
+			if t.interp>>n&1 != 0 {
+				continue
+			}
+			j.count(int(t.insts))
+			x.Flags = s.arith()
+			x.Resume = t.base + uint64(t.resume[n])
+			x.Want = uint32(boolBit(t.sse))
+			return stNext
+		case stFault:
+			s.RIP = t.la + uint64(o.pos)
+			j.count(n - 1)
+			return st
+		case stTaken, stFall:
+			j.count(n)
+			return stIndirect
+		}
+		j.count(n)
+		return st
+	}
+}
+
+func (j *translator) count(n int) {
+	if j.counting {
+		j.c.s.Count += uint64(n)
+	}
+}
+
+// link resolves the direct branch n of t. nil means that the loop goes on with st.
+func (j *translator) link(t *translation, n int) (next *translation, st int) {
+	c := j.c
+	o := &t.out[n]
+	c.s.RIP = o.rip
+	if c.due() {
+		return nil, stIndirect
+	}
+	epoch := j.epoch
+	b := c.lookup()
+	if b == nil {
+		return nil, stFault
+	}
+	if b.runs < hotRuns && len(b.trs) == 0 {
+		return nil, stIndirect
+	}
+	next = j.find(b, o.rip)
+	if next == nil || j.epoch != epoch || t.dead {
+		return nil, stIndirect
+	}
+	var to uint64
+	switch far := (t.la^o.rip)>>12 != 0; {
+	case far && o.inHost:
+		to = next.farH
+	case far:
+		to = next.far
+	case o.inHost:
+		to = next.entryH
+	default:
+		to = next.entry
+	}
+	j.patch(o.site, to)
+	next.in = append(next.in, inLink{t, n})
+	return next, stNext
+}
+
+// translate makes host code of b at la. It returns nil if b cannot be translated.
+func (j *translator) translate(b *block, la uint64) *translation {
+	if len(j.mem.rw)-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 {
+		j.reset()
+	}
+	if !j.analyse(b) {
+		b.runs = 0
+		return nil
+	}
+	if len(b.trs) >= maxTranslations {
+		if b.trs[0].epoch == j.epoch {
+			j.drop(b.trs[0])
+		}
+		b.trs = append(b.trs[:0], b.trs[1:]...)
+	}
+	t := &translation{b: b, la: la, epoch: j.epoch}
+	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}
+	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
+	e := emitter{j: j, t: t, h: &j.h, k: &j.k, index: len(j.trs)}
+	e.block()
+	j.trs = append(j.trs, t)
+	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
+	j.hot = (j.hot + 15) &^ 15
+	j.cold += copy(j.mem.rw[j.cold:], j.k.b)
+	b.trs = append(b.trs, t)
+	return t
+}
+
+// analyse decodes b into j.list with what the emitter must know.
+func (j *translator) analyse(b *block) bool {
+	c := j.c
+	code := hostBytes(b.key.host, int(b.bytes))
+	j.list = j.list[:0]
+	for i := range b.ops {
+		o := &b.ops[i]
+		var t tinst
+		if o.len == 0 && i == len(b.ops)-1 && int(o.pos) == len(code) {
+			t.class, t.pos = tcEnd, int(o.pos)
+			j.list = append(j.list, t)
+			break
+		}
+		t.pos = int(o.pos)
+		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], decode.Mode64) != nil || t.in.Len != o.len || generic[t.in.Op] == nil {
+			t.class, t.reads, t.fw = tcInterp, true, fwSome
+		} else {
+			t.code = code[t.pos : t.pos+int(o.len)]
+			t.classify(c.s.CPL, j.sse)
+		}
+		j.list = append(j.list, t)
+	}
+	live := true
+	for i := len(j.list) - 1; i >= 0; i-- {
+		t := &j.list[i]
+		live = t.reads || live && t.fw != fwAll
+		t.live = live
+	}
+	for i := range j.list {
+		if j.list[i].class != tcInterp && j.list[i].class != tcEnd {
+			return true
+		}
+	}
+	return false
+}
+
+// guestReg says where guest register r lives.
+func guestReg(r uint8) (host uint8, inMemory bool) {
+	if evicted(r) {
+		return hT2, true
+	}
+	if r == vcpu.RSP {
+		return hSP, false
+	}
+	return r, false
+}

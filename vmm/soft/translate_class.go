@@ -1,0 +1,351 @@
+package soft
+
+import (
+	"golang.org/x/sys/cpu"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+)
+
+// tclass is how an instruction is translated.
+type tclass uint8
+
+const (
+	tcInterp tclass = iota // by the interpreter
+	tcSame                 // the same opcode, operands redirected
+	tcLea
+	tcNop
+	tcPush
+	tcPop
+	tcJcc
+	tcJmp
+	tcCall
+	tcRet
+	tcJmpr
+	tcCallr
+	tcLeave
+	tcMoffs
+	tcDiv
+	tcCli
+	tcSti
+	tcCld
+	tcPushf
+	tcEnd // the block's end without a branch
+)
+
+// How an instruction writes the arithmetic flags.
+const (
+	fwNone = iota
+	fwSome // some of them, or only sometimes: it depends on the old ones
+	fwAll
+)
+
+// tinst is one instruction under translation.
+type tinst struct {
+	in    decode.Inst
+	code  []byte
+	pos   int
+	class tclass
+	reads bool  // the arithmetic flags
+	fw    uint8 // fw constants
+	live  bool  // the flags are needed before it or behind it
+	regG  bool  // ModRM.reg is a general register
+	rmG   bool  // ModRM.rm is a general register
+	mem   bool  // accesses its memory operand
+	write bool  // writes it
+	align bool  // and demands natural alignment
+	high  bool  // uses AH, CH, DH or BH
+	opReg bool  // the register is in the opcode
+	sse   bool
+	size  uint8
+}
+
+// classify decides how t is translated. sse says that vector instructions
+// may run: the guest has enabled them and masks their exceptions.
+func (t *tinst) classify(cpl uint32, sse bool) {
+	in := &t.in
+	t.class, t.reads, t.fw = t.scalar(cpl)
+	if t.class == tcInterp && sse && t.vector() {
+		t.class = tcSame
+		t.sse = true
+		if in.Attrs&(decode.AttrFlags|decode.AttrStr) != 0 {
+			t.fw = fwAll
+		}
+	}
+	if t.class == tcInterp {
+		t.reads, t.fw = true, fwSome
+		return
+	}
+	for i, a := range in.Args {
+		switch a.Kind {
+		case decode.KRegH:
+			t.high = true
+		case decode.KMem:
+			t.mem = t.class != tcLea && t.class != tcNop
+			t.size = max(t.size, a.Size)
+			t.write = i == 0 && !readOnly(in.Op)
+			t.align = a.Size == 16 && !a.Unaligned && t.sse
+		case decode.KSeg, decode.KCR, decode.KDR, decode.KFar, decode.KMMX:
+			t.refuse()
+			return
+		}
+	}
+	if in.Op == decode.CMPXCHG8B {
+		t.size = 8
+		if in.REX&8 != 0 {
+			t.size, t.align = 16, true
+		}
+	}
+	if t.mem && t.size == 0 {
+		t.refuse()
+		return
+	}
+	t.regG = regIsGPR(in)
+	t.rmG = in.HasModRM && in.ModRM >= 0xc0 && rmIsGPR(in, t.sse)
+	if in.Map == 0 && (in.Opcode&0xf8 == 0x90 || in.Opcode&0xf0 == 0xb0) || in.Op == decode.BSWAP {
+		t.opReg = true
+	}
+	if t.high && t.needsREX() {
+		t.refuse()
+	}
+}
+
+// refuse leaves t to the interpreter.
+func (t *tinst) refuse() {
+	*t = tinst{in: t.in, code: t.code, pos: t.pos, reads: true, fw: fwSome}
+}
+
+// needsREX reports whether re-emitting t takes a REX prefix, which AH and its
+// kin cannot have.
+func (t *tinst) needsREX() bool {
+	if t.mem {
+		return true
+	}
+	for _, a := range t.in.Args {
+		if a.Kind == decode.KReg && hostReg(a.Reg) >= 8 {
+			return true
+		}
+	}
+	return t.class == tcLea
+}
+
+// hostReg is the host register of guest register r, or hT2 for one that lives
+// in memory.
+func hostReg(r uint8) uint8 {
+	switch r {
+	case 4:
+		return hSP
+	case 10, 11, 15:
+		return hT2
+	}
+	return r
+}
+
+func evicted(r uint8) bool { return r == 10 || r == 11 || r == 15 }
+
+// readOnly are the operations that do not write operand 0.
+func readOnly(op decode.Op) bool {
+	switch op {
+	case decode.CMP, decode.TEST, decode.BT, decode.PUSH, decode.MUL, decode.IMUL, decode.DIV, decode.IDIV,
+		decode.CALLR, decode.JMPR:
+		return true
+	}
+	return false
+}
+
+// scalar is the class of an instruction on general registers.
+func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
+	in := &t.in
+	if in.Mode != decode.Mode64 {
+		return tcInterp, true, fwSome
+	}
+	switch in.Op {
+	case decode.ADD, decode.OR, decode.AND, decode.SUB, decode.XOR, decode.CMP, decode.TEST, decode.NEG,
+		decode.XADD, decode.CMPXCHG, decode.MUL, decode.IMUL, decode.IMUL2, decode.IMUL3, decode.BSF, decode.BSR:
+		return tcSame, false, fwAll
+	case decode.TZCNT, decode.LZCNT:
+		return same(cpu.X86.HasBMI1), false, fwAll
+	case decode.POPCNT:
+		return same(cpu.X86.HasPOPCNT), false, fwAll
+	case decode.CRC32:
+		return same(cpu.X86.HasSSE42), false, fwNone
+	case decode.ADC, decode.SBB:
+		return tcSame, true, fwAll
+	case decode.INC, decode.DEC, decode.ROL, decode.ROR, decode.CMPXCHG8B, decode.CLC, decode.STC, decode.CMC, decode.SAHF,
+		decode.RCL, decode.RCR:
+		return tcSame, true, fwSome
+	case decode.SHL, decode.SHR, decode.SAR, decode.SHLD, decode.SHRD:
+		m := uint64(31)
+		if in.OpSize == 8 {
+			m = 63
+		}
+		if (in.Args[1].Kind == decode.KImm || in.Args[2].Kind == decode.KImm) && in.Imm&m != 0 {
+			return tcSame, false, fwAll
+		}
+		return tcSame, true, fwSome
+	case decode.BT, decode.BTS, decode.BTR, decode.BTC:
+		if in.Args[0].Kind == decode.KMem && in.Args[1].Kind != decode.KImm {
+			return tcInterp, true, fwSome // its address depends on the bit number
+		}
+		return tcSame, true, fwSome
+	case decode.SETCC, decode.CMOVCC, decode.LAHF:
+		return tcSame, true, fwNone
+	case decode.NOT, decode.MOVZX, decode.MOVSX, decode.MOVSXD, decode.XCHG, decode.BSWAP, decode.CBW, decode.CWD,
+		decode.MOVNTI, decode.LFENCE, decode.MFENCE, decode.SFENCE, decode.PAUSE:
+		return tcSame, false, fwNone
+	case decode.MOVBE:
+		return same(hostMOVBE), false, fwNone
+	case decode.MOV:
+		if in.Map == 0 && in.Opcode >= 0xa0 && in.Opcode <= 0xa3 {
+			return tcMoffs, false, fwNone
+		}
+		return tcSame, false, fwNone
+	case decode.LEA:
+		return tcLea, false, fwNone
+	case decode.NOP:
+		return tcNop, false, fwNone
+	case decode.DIV, decode.IDIV:
+		if in.OpSize < 4 || in.Args[0].Size < 4 {
+			break
+		}
+		return tcDiv, false, fwAll
+	}
+	return t.flow(cpl)
+}
+
+// hostMOVBE reports whether the host has MOVBE.
+var hostMOVBE = cpu.X86.HasMOVBE
+
+func same(ok bool) tclass {
+	if ok {
+		return tcSame
+	}
+	return tcInterp
+}
+
+// flow is scalar for the stack, branches and flags.
+func (t *tinst) flow(cpl uint32) (c tclass, reads bool, fw uint8) {
+	in := &t.in
+	switch in.Op {
+	case decode.PUSH, decode.POP:
+		if in.OpSize != 8 || in.Args[0].Kind == decode.KSeg || in.Op == decode.POP && in.Args[0].Kind != decode.KReg {
+			break
+		}
+		if in.Op == decode.PUSH {
+			return tcPush, false, fwNone
+		}
+		return tcPop, false, fwNone
+	case decode.LEAVE:
+		if in.OpSize == 8 {
+			return tcLeave, false, fwNone
+		}
+	case decode.JCC:
+		return tcJcc, true, fwNone
+	case decode.JMP:
+		return tcJmp, false, fwNone
+	case decode.CALL:
+		return tcCall, false, fwNone
+	case decode.RET:
+		return tcRet, false, fwNone
+	case decode.JMPR:
+		return tcJmpr, false, fwNone
+	case decode.CALLR:
+		return tcCallr, false, fwNone
+	case decode.CLI:
+		if cpl == 0 {
+			return tcCli, false, fwNone
+		}
+	case decode.STI:
+		if cpl == 0 {
+			return tcSti, false, fwNone
+		}
+	case decode.CLD:
+		return tcCld, false, fwNone
+	case decode.PUSHF:
+		if in.OpSize == 8 {
+			return tcPushf, true, fwNone
+		}
+	}
+	return tcInterp, true, fwSome
+}
+
+// vector reports whether a vector instruction can run with its operands redirected.
+func (t *tinst) vector() bool {
+	in := &t.in
+	for _, a := range in.Args {
+		if a.Kind == decode.KMMX {
+			return false
+		}
+	}
+	switch in.Op {
+	case decode.MOVUPS, decode.MOVUPD, decode.MOVSS, decode.MOVSD, decode.MOVLPS, decode.MOVLPD,
+		decode.MOVHLPS, decode.MOVHPS, decode.MOVHPD, decode.MOVLHPS, decode.MOVAPS, decode.MOVAPD,
+		decode.MOVNTPS, decode.MOVNTPD, decode.MOVDQA, decode.MOVDQU, decode.MOVNTDQ, decode.LDDQU,
+		decode.MOVD, decode.MOVQ, decode.PMOVMSKB, decode.PEXTRW, decode.PINSRW:
+		return true
+	case decode.PEXTRB, decode.PEXTRD, decode.EXTRACTPS, decode.PINSRB, decode.PINSRD, decode.MOVNTDQA:
+		return cpu.X86.HasSSE41
+	}
+	if in.Native == 0 {
+		return false
+	}
+	switch {
+	case in.Map == 1:
+		return !(in.Opcode == 0x7c || in.Opcode == 0x7d || in.Opcode == 0xd0) || cpu.X86.HasSSE3
+	case in.Map == 2 && in.Opcode < 0x80, in.Map == 3 && in.Opcode < 0x44 || in.Map == 3 && in.Opcode&0xfc == 0x60:
+		return cpu.X86.HasSSE42
+	}
+	return false
+}
+
+// regIsGPR reports whether ModRM.reg names a general register.
+func regIsGPR(in *decode.Inst) bool {
+	if !in.HasModRM {
+		return false
+	}
+	switch in.Map {
+	case 0:
+		switch op := in.Opcode; {
+		case op < 0x40:
+			return true
+		case op == 0x63, op == 0x69, op == 0x6b, op >= 0x84 && op <= 0x8b, op == 0x8d:
+			return true
+		}
+		return false
+	case 1:
+		switch op := in.Opcode; {
+		case op&0xf0 == 0x40, op == 0x2c, op == 0x2d, op == 0x50, op == 0xd7, op == 0xc5:
+			return true
+		case op == 0xa3, op == 0xa4, op == 0xa5, op == 0xab, op == 0xac, op == 0xad, op == 0xaf:
+			return true
+		case op == 0xb0, op == 0xb1, op == 0xb3, op >= 0xb6 && op <= 0xb8, op >= 0xbb && op <= 0xc1, op == 0xc3:
+			return true
+		}
+		return false
+	case 2:
+		return in.Opcode >= 0xf0
+	}
+	return false
+}
+
+// rmIsGPR reports whether ModRM.rm names a general register when it names one.
+func rmIsGPR(in *decode.Inst, sse bool) bool {
+	switch in.Op {
+	case decode.LFENCE, decode.MFENCE, decode.SFENCE:
+		return false
+	}
+	if !sse {
+		return true
+	}
+	switch in.Map {
+	case 1:
+		switch in.Opcode {
+		case 0x2a, 0x6e, 0xc4:
+			return true
+		case 0x7e:
+			return in.Op == decode.MOVD
+		}
+	case 3:
+		return in.Opcode >= 0x14 && in.Opcode <= 0x17 || in.Opcode == 0x20 || in.Opcode == 0x22
+	}
+	return false
+}

@@ -1,0 +1,504 @@
+package soft
+
+import (
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+)
+
+// emitter makes one translation: hot code into h, rare paths into k.
+type emitter struct {
+	j     *translator
+	t     *translation
+	h, k  *asm
+	index int
+	// host and mem say where the guest's flags are at this point.
+	host, mem bool
+	n         int // number of the instruction
+	slow      uint64
+}
+
+// Conditions of jcc.
+const (
+	ccB  = 2
+	ccAE = 3
+	ccE  = 4
+	ccNE = 5
+	ccBE = 6
+	ccA  = 7
+)
+
+const (
+	tagRead  = 0
+	tagWrite = 8
+	tagExec  = 16
+	tagHost  = 24
+)
+
+// block emits all of j.list.
+func (e *emitter) block() {
+	j, t, h, k := e.j, e.t, e.h, e.k
+	list := j.list
+	live := list[0].live
+	t.base = h.at
+	t.entryH = h.pc()
+	if live {
+		j.saveFlags(h)
+	}
+	t.entry = h.pc()
+	event := k.pc()
+	j.exitCode(k, xEvent, 0, e.index)
+	h.aluai(7, j.state(offExit), 0)
+	h.jcc(ccNE, event)
+	insts := 0
+	for i := range list {
+		t.sse = t.sse || list[i].sse
+		if list[i].class == tcInterp {
+			t.interp |= 1 << i
+		}
+		insts += int(boolBit(list[i].class != tcEnd))
+	}
+	t.insts = uint32(insts)
+	if j.counting {
+		h.ra(true, 0x8b, hT2, j.state(offCount))
+		h.ra(true, 0x3b, hT2, j.state(offDeadline))
+		h.jcc(ccAE, event)
+		h.put(0x48, 0x83, 0x04, 0x25) // add qword [count], imm8
+		h.u32(uint32(j.state(offCount)))
+		h.put(byte(insts))
+	}
+	if t.sse {
+		h.aluai(7, j.ctx(jxXMM), 0)
+		load := k.pc()
+		h.jcc(ccE, load)
+		k.call(j.loadXMM)
+		k.jmp(h.pc())
+	}
+	e.farEntries()
+	e.mem = true
+	t.resume = make([]uint32, len(list)+1)
+	for i := range list {
+		e.n, e.slow = i, 0
+		t.resume[i] = uint32(h.pc() - t.base)
+		e.inst(&list[i])
+	}
+	t.resume[len(list)] = uint32(h.pc() - t.base)
+	if last := list[len(list)-1].class; !ends(last) {
+		e.exitTo(0, t.la+uint64(t.b.bytes))
+	}
+}
+
+// ends reports whether c leaves the block.
+func ends(c tclass) bool {
+	switch c {
+	case tcEnd, tcJcc, tcJmp, tcCall, tcRet, tcJmpr, tcCallr:
+		return true
+	}
+	return false
+}
+
+// farEntries emits the entries for other pages and indirect branches: the page
+// must still be mapped to the memory that the code was made from.
+func (e *emitter) farEntries() {
+	j, t, k := e.j, e.t, e.k
+	miss := k.pc()
+	j.exitCode(k, xFetch, 0, e.index)
+	t.farH = k.pc()
+	j.saveFlags(k)
+	t.far = k.pc()
+	page := t.la &^ 0xfff
+	disp := int32(t.la >> 12 & (TLBSize - 1) * 32)
+	k.ra(true, 0x8b, hT2, j.state(offTLB))
+	e.cmpMem(k, hT2, disp+tagExec, page)
+	k.jcc(ccNE, miss)
+	e.cmpMem(k, hT2, disp+tagHost, t.b.key.host&^0xfff)
+	k.jcc(ccNE, miss)
+	k.jmp(t.entry)
+}
+
+// cmpMem compares the quadword at base+disp with v.
+func (e *emitter) cmpMem(a *asm, base uint8, disp int32, v uint64) {
+	if int64(v) == int64(int32(v)) {
+		a.rex(true, 0, 0, base)
+		a.put(0x81)
+		a.modrm(7, base, disp)
+		a.u32(uint32(v))
+		return
+	}
+	a.imm(hT1, v)
+	a.rm(true, 0x39, hT1, base, disp)
+}
+
+// slowPath is the address of the rare code that runs the present instruction
+// in the interpreter.
+func (e *emitter) slowPath() uint64 {
+	if e.slow == 0 {
+		e.slow = e.k.pc()
+		e.j.exitCode(e.k, xInterp, e.n, e.index)
+	}
+	return e.slow
+}
+
+// spill saves the flags if they are only in the host's and something needs them.
+func (e *emitter) spill(t *tinst) {
+	if e.host && !e.mem && t.live {
+		e.j.saveFlags(e.h)
+		e.mem = true
+	}
+}
+
+// clobber notes that the host's flags are lost.
+func (e *emitter) clobber() { e.host = false }
+
+// flags brings the flags into the host's if t depends on them.
+func (e *emitter) flags(t *tinst) {
+	if (t.reads || t.fw == fwSome) && !e.host {
+		e.j.restoreFlags(e.h)
+		e.host = true
+	}
+}
+
+// wrote notes that t changed the host's flags.
+func (e *emitter) wrote(t *tinst) {
+	if t.fw != fwNone {
+		e.host, e.mem = true, false
+	}
+}
+
+// inst emits one instruction.
+func (e *emitter) inst(t *tinst) {
+	switch t.class {
+	case tcInterp:
+		e.spill(t)
+		e.j.exitCode(e.h, xInterp, e.n, e.index)
+		e.host, e.mem = true, true
+	case tcSame:
+		e.same(t)
+	case tcLea:
+		e.leaInst(t)
+	case tcNop:
+	case tcPush:
+		e.push(t)
+	case tcPop:
+		e.pop(t)
+	case tcJcc:
+		e.flags(t)
+		e.branch(t)
+	case tcJmp:
+		e.exitTo(1, e.target(t))
+	case tcCall:
+		e.callInst(t)
+	case tcRet:
+		e.ret(t)
+	case tcJmpr, tcCallr:
+		e.indirect(t)
+	case tcLeave:
+		e.leaveInst(t)
+	case tcMoffs:
+		e.moffs(t)
+	case tcDiv:
+		e.div(t)
+	case tcCli, tcSti, tcCld:
+		e.flagBits(t)
+	case tcPushf:
+		e.pushf(t)
+	case tcEnd:
+		e.exitTo(0, e.t.la+uint64(t.pos))
+	}
+}
+
+// next is the address behind t.
+func (e *emitter) next(t *tinst) uint64 { return e.t.la + uint64(t.pos) + uint64(t.in.Len) }
+
+func (e *emitter) target(t *tinst) uint64 { return e.next(t) + t.in.Imm }
+
+// exitTo emits the end of a path that goes to the block at rip.
+func (e *emitter) exitTo(slot int, rip uint64) {
+	o := &e.t.out[slot]
+	o.rip = rip
+	o.inHost = e.host && !e.mem
+	o.stub = e.linkStub(slot, o.inHost)
+	e.h.jmp(o.stub)
+	o.site = e.h.pc() - 4
+}
+
+// linkStub emits the rare code of a branch that is not linked.
+func (e *emitter) linkStub(slot int, inHost bool) uint64 {
+	at := e.k.pc()
+	if inHost {
+		e.j.saveFlags(e.k)
+	}
+	e.j.exitCode(e.k, xLink, slot, e.index)
+	return at
+}
+
+func (e *emitter) branch(t *tinst) {
+	o := &e.t.out[1]
+	o.rip = e.target(t)
+	o.inHost = !e.mem
+	o.stub = e.linkStub(1, o.inHost)
+	e.h.jcc(t.in.Cond(), o.stub)
+	o.site = e.h.pc() - 4
+	e.exitTo(0, e.next(t))
+}
+
+// address emits code that leaves the linear address of t's memory operand in
+// hT1. If it is a constant, it returns it with known instead of emitting code.
+func (e *emitter) address(t *tinst) (v uint64, known bool) {
+	m := &t.in.Mem
+	if m.Base == decode.RegRIP && m.Seg < decode.FS {
+		v := e.next(t) + uint64(m.Disp)
+		if t.in.AddrSize == 4 {
+			v &= 0xffffffff
+		}
+		return v, true
+	}
+	e.effective(t, hT1)
+	if m.Seg >= decode.FS {
+		e.h.ra(true, 0x03, hT1, e.j.reg(regSeg+m.Seg)) // add
+	}
+	return 0, false
+}
+
+// effective emits code that leaves the effective address in dst. It keeps the flags.
+func (e *emitter) effective(t *tinst, dst uint8) {
+	m, h := &t.in.Mem, e.h
+	w := t.in.AddrSize == 8
+	if m.Base == decode.RegRIP {
+		v := e.next(t) + uint64(m.Disp)
+		if !w {
+			v &= 0xffffffff
+		}
+		h.imm(dst, v)
+		return
+	}
+	base, index := uint8(noReg), uint8(noReg)
+	if m.Base != decode.RegNone {
+		var inMem bool
+		if base, inMem = guestReg(m.Base); inMem {
+			base = hT1
+			h.ra(true, 0x8b, base, e.j.reg(m.Base))
+		}
+	}
+	if m.Index != decode.RegNone {
+		var inMem bool
+		if index, inMem = guestReg(m.Index); inMem {
+			if m.Index == m.Base {
+				index = hT1
+			} else {
+				h.ra(true, 0x8b, index, e.j.reg(m.Index))
+			}
+		}
+	}
+	switch {
+	case base == noReg && index == noReg:
+		v := uint64(m.Disp)
+		if !w {
+			v &= 0xffffffff
+		}
+		h.imm(dst, v)
+	case index == noReg && m.Disp == 0 && w:
+		if dst != base {
+			h.mov(dst, base)
+		}
+	default:
+		h.lea(w, dst, base, index, m.Scale, int32(m.Disp))
+	}
+}
+
+// check emits the lookup of the linear address in hT1, or of the constant v,
+// for an access of size bytes, and leaves the host address in hT1. It clobbers
+// the flags and hT2.
+func (e *emitter) check(size uint8, write bool, v uint64, known bool) {
+	h, j := e.h, e.j
+	tag := int32(tagRead)
+	if write {
+		tag = tagWrite
+	}
+	disp := int32(0)
+	if known {
+		h.imm(hT1, v)
+		h.ra(true, 0x8b, hT2, j.state(offTLB))
+		disp = int32(v >> 12 & (TLBSize - 1) * 32)
+	} else {
+		h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
+		h.rex(false, 0, 0, hT2)
+		h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
+		h.alui(false, 4, hT2, (TLBSize-1)<<5)
+		h.ra(true, 0x03, hT2, j.state(offTLB)) // add
+	}
+	h.rm(true, 0x33, hT1, hT2, disp+tag) // xor
+	h.alui(true, 7, hT1, 4096-int32(size))
+	h.jcc(ccA, e.slowPath())
+	h.rm(true, 0x03, hT1, hT2, disp+tagHost) // add
+	e.clobber()
+}
+
+// access emits address and check of t's memory operand.
+func (e *emitter) access(t *tinst) {
+	e.spill(t)
+	v, known := e.address(t)
+	e.check(t.size, t.write, v, known)
+	if t.align {
+		e.h.rex(false, 0, 0, hT1)
+		e.h.put(0xf6, 0xc0|hT1&7, t.size-1) // test r11b, 15
+		e.h.jcc(ccNE, e.slowPath())
+	}
+}
+
+// same emits t's own opcode with its operands redirected.
+func (e *emitter) same(t *tinst) {
+	in, h, j := &t.in, e.h, e.j
+	if t.mem {
+		e.access(t)
+	}
+	e.flags(t)
+	var load [2]struct{ guest, host uint8 }
+	loads := 0
+	use := func(r uint8, scratch uint8) uint8 {
+		if !evicted(r) {
+			return hostReg(r)
+		}
+		for _, l := range load[:loads] {
+			if l.guest == r {
+				return l.host
+			}
+		}
+		load[loads].guest, load[loads].host = r, scratch
+		loads++
+		h.ra(true, 0x8b, scratch, j.reg(r))
+		return scratch
+	}
+	reg := in.ModRM>>3&7 | in.REX&4<<1
+	if t.regG && !t.high {
+		reg = use(reg, hT2)
+	}
+	rm := in.ModRM&7 | in.REX&1<<3
+	if t.mem {
+		rm = hT1
+	} else if t.rmG && !t.high {
+		rm = use(rm, hT1)
+	}
+	opReg := in.Opcode&7 | in.REX&1<<3
+	if t.opReg && !t.high {
+		opReg = use(opReg, hT2)
+	}
+	if t.high { // registers below 8 without REX; RSP was refused
+		reg, rm, opReg = in.ModRM>>3&7, in.ModRM&7, in.Opcode&7
+	}
+	e.emit(t, reg, rm, opReg)
+	if !readsOnly(in.Op) {
+		for _, l := range load[:loads] {
+			h.ra(true, 0x89, l.host, j.reg(l.guest))
+		}
+	}
+	e.wrote(t)
+}
+
+// readsOnly are the operations that write no register operand.
+func readsOnly(op decode.Op) bool {
+	switch op {
+	case decode.CMP, decode.TEST, decode.BT:
+		return true
+	}
+	return false
+}
+
+// emit emits the instruction with other registers. With a memory operand rm is
+// the register that holds its address.
+func (e *emitter) emit(t *tinst, reg, rm, opReg uint8) {
+	in, h := &t.in, e.h
+	if in.Lock {
+		h.put(0xf0)
+	}
+	if in.OpSizePrefix {
+		h.put(0x66)
+	}
+	if in.Prefix == 0xf2 || in.Prefix == 0xf3 {
+		h.put(in.Prefix)
+	}
+	rex := in.REX & 8
+	at := int(in.OpcodeAt) + 1
+	opcode := in.Opcode
+	if in.HasModRM {
+		rex |= reg>>3&1<<2 | rm>>3&1
+		at = int(in.ModRMAt) + 1
+	}
+	if t.opReg {
+		rex |= opReg >> 3 & 1
+		opcode = opcode&0xf8 | opReg&7
+	}
+	if rex != 0 || in.REX != 0 {
+		h.put(0x40 | rex)
+	}
+	switch in.Map {
+	case 1:
+		h.put(0x0f)
+	case 2:
+		h.put(0x0f, 0x38)
+	case 3:
+		h.put(0x0f, 0x3a)
+	}
+	h.put(opcode)
+	if in.HasModRM {
+		if t.mem {
+			h.modrm(reg, rm, 0)
+			at += addressBytes(in)
+		} else {
+			h.put(0xc0 | reg&7<<3 | rm&7)
+		}
+	}
+	h.put(t.code[at:]...)
+}
+
+// addressBytes is the length of SIB and displacement.
+func addressBytes(in *decode.Inst) int {
+	mod, rm := in.ModRM>>6, in.ModRM&7
+	n := 0
+	switch mod {
+	case 1:
+		n = 1
+	case 2:
+		n = 4
+	}
+	if rm == 4 {
+		n++
+	}
+	if mod == 0 && (rm == 5 || rm == 4 && in.Mem.Base == decode.RegNone) {
+		n += 4
+	}
+	return n
+}
+
+// store leaves hT2, or whatever lies in src, in guest register r.
+func (e *emitter) setReg(r, src uint8) {
+	if host, inMem := guestReg(r); inMem {
+		e.h.ra(true, 0x89, src, e.j.reg(r))
+	} else if host != src {
+		e.h.mov(host, src)
+	}
+}
+
+func (e *emitter) leaInst(t *tinst) {
+	in, h := &t.in, e.h
+	r := in.ModRM>>3&7 | in.REX&4<<1
+	host, inMem := guestReg(r)
+	switch {
+	case in.OpSize == 2:
+		e.effective(t, hT1)
+		if inMem {
+			h.put(0x66)
+			h.ra(false, 0x89, hT1, e.j.reg(r))
+		} else {
+			h.put(0x66)
+			h.rr(false, 0x89, hT1, host)
+		}
+		return
+	case in.OpSize == 8 && !inMem && host != hT1:
+		e.effective(t, host)
+		return
+	}
+	e.effective(t, hT1)
+	if in.OpSize == 4 {
+		h.rr(false, 0x89, hT1, hT1)
+	}
+	e.setReg(r, hT1)
+}

@@ -1,0 +1,260 @@
+package soft
+
+import (
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// This file emits the stack, branches and flag bits.
+
+// slot emits the check of the stack slot below RSP, for a push.
+func (e *emitter) slot(t *tinst) {
+	e.spill(t)
+	e.h.lea(true, hT1, hSP, noReg, 0, -8)
+	e.check(8, true, 0, false)
+}
+
+// grow commits a push.
+func (e *emitter) grow() { e.h.lea(true, hSP, hSP, noReg, 0, -8) }
+
+// storeImm stores the constant v at [hT1]; it clobbers hT2.
+func (e *emitter) storeImm(v uint64) {
+	h := e.h
+	if int64(v) == int64(int32(v)) {
+		h.rex(true, 0, 0, hT1)
+		h.put(0xc7)
+		h.modrm(0, hT1, 0)
+		h.u32(uint32(v))
+		return
+	}
+	h.imm(hT2, v)
+	h.rm(true, 0x89, hT2, hT1, 0)
+}
+
+func (e *emitter) push(t *tinst) {
+	in, h, j := &t.in, e.h, e.j
+	switch a := in.Args[0]; a.Kind {
+	case decode.KImm:
+		e.slot(t)
+		e.storeImm(in.Imm)
+	case decode.KReg:
+		e.slot(t)
+		src, inMem := guestReg(a.Reg)
+		if inMem {
+			h.ra(true, 0x8b, src, j.reg(a.Reg))
+		}
+		h.rm(true, 0x89, src, hT1, 0)
+	default:
+		e.access(t)
+		h.rm(true, 0x8b, hT1, hT1, 0)
+		h.ra(true, 0x89, hT1, j.ctx(jxTmp))
+		e.slot(t)
+		h.ra(true, 0x8b, hT2, j.ctx(jxTmp))
+		h.rm(true, 0x89, hT2, hT1, 0)
+	}
+	e.grow()
+}
+
+func (e *emitter) pop(t *tinst) {
+	h := e.h
+	e.spill(t)
+	h.mov(hT1, hSP)
+	e.check(8, false, 0, false)
+	r := t.in.Args[0].Reg
+	host, inMem := guestReg(r)
+	h.rm(true, 0x8b, host, hT1, 0)
+	if inMem {
+		h.ra(true, 0x89, host, e.j.reg(r))
+	}
+	if r != vcpu.RSP {
+		h.lea(true, hSP, hSP, noReg, 0, 8)
+	}
+}
+
+func (e *emitter) leaveInst(t *tinst) {
+	h := e.h
+	e.spill(t)
+	h.mov(hT1, vcpu.RBP)
+	e.check(8, false, 0, false)
+	h.lea(true, hSP, vcpu.RBP, noReg, 0, 8)
+	h.rm(true, 0x8b, vcpu.RBP, hT1, 0)
+}
+
+func (e *emitter) callInst(t *tinst) {
+	e.slot(t)
+	e.storeImm(e.next(t))
+	e.grow()
+	e.exitTo(1, e.target(t))
+}
+
+// probe looks the address in hT1 up in the jump table and leaves the address of
+// its slot in hT2. The flags are in memory.
+func (e *emitter) probe() {
+	h := e.h
+	h.mov(hT2, hT1)
+	h.rex(false, 0, 0, hT2)
+	h.put(0xc1, 0xc0|5<<3|hT2&7, 8) // shr r15d, 8
+	h.rr(false, 0x31, hT1, hT2)     // xor r15d, r11d
+	h.alui(false, 4, hT2, jumpSlots-1)
+	h.rex(false, 0, 0, hT2)
+	h.put(0xc1, 0xc0|4<<3|hT2&7, 4) // shl r15d, 4
+	h.rm(true, 0x3b, hT1, hT2, e.table())
+	h.jcc(ccNE, e.slowPath())
+	e.clobber()
+}
+
+// table is the address of the jump table of the block's mode.
+func (e *emitter) table() int32 {
+	n := e.j.c.userTable()
+	return int32(e.j.ctx(jxJump) + uint64(n)*jumpSlots*16)
+}
+
+// jumpSlot goes to the code of the slot at hT2.
+func (e *emitter) jumpSlot() {
+	e.h.rex(false, 0, 0, hT2)
+	e.h.put(0xff)
+	e.h.modrm(4, hT2, e.table()+8)
+}
+
+func (e *emitter) ret(t *tinst) {
+	h := e.h
+	e.spill(t)
+	h.mov(hT1, hSP)
+	e.check(8, false, 0, false)
+	h.rm(true, 0x8b, hT1, hT1, 0)
+	e.probe()
+	n := int32(8)
+	if t.in.Args[0].Kind == decode.KImm {
+		n += int32(t.in.Imm)
+	}
+	h.lea(true, hSP, hSP, noReg, 0, n)
+	e.jumpSlot()
+}
+
+// indirect is JMP and CALL through a register or memory.
+func (e *emitter) indirect(t *tinst) {
+	in, h, j := &t.in, e.h, e.j
+	e.spill(t)
+	if t.mem {
+		e.access(t)
+		h.rm(true, 0x8b, hT1, hT1, 0)
+	} else if host, inMem := guestReg(in.Args[0].Reg); inMem {
+		h.ra(true, 0x8b, hT1, j.reg(in.Args[0].Reg))
+	} else {
+		h.mov(hT1, host)
+	}
+	e.probe()
+	if t.class == tcJmpr {
+		e.jumpSlot()
+		return
+	}
+	h.rm(true, 0x8b, hT2, hT2, e.table()+8)
+	h.ra(true, 0x89, hT2, j.ctx(jxTmp))
+	e.slot(t)
+	e.storeImm(e.next(t))
+	e.grow()
+	h.put(0xff, 0x24, 0x25) // jmp [tmp]
+	h.u32(uint32(j.ctx(jxTmp)))
+}
+
+// moffs is MOV between the accumulator and an absolute address.
+func (e *emitter) moffs(t *tinst) {
+	in, h := &t.in, e.h
+	e.spill(t)
+	if in.Mem.Seg >= decode.FS {
+		h.imm(hT1, uint64(in.Mem.Disp))
+		h.ra(true, 0x03, hT1, e.j.reg(regSeg+in.Mem.Seg))
+		e.check(t.size, t.write, 0, false)
+	} else {
+		e.check(t.size, t.write, uint64(in.Mem.Disp), true)
+	}
+	op := map[uint8]uint8{0xa0: 0x8a, 0xa1: 0x8b, 0xa2: 0x88, 0xa3: 0x89}[in.Opcode]
+	if t.size == 2 {
+		h.put(0x66)
+	}
+	h.rm(t.size == 8, op, hAX, hT1, 0)
+}
+
+// div emits DIV and IDIV behind a test that the host's cannot fault.
+func (e *emitter) div(t *tinst) {
+	in, h, j := &t.in, e.h, e.j
+	w := in.OpSize == 8
+	rm := uint8(hT1)
+	if t.mem {
+		e.access(t)
+		h.rm(w, 0x8b, hT1, hT1, 0)
+	} else {
+		e.spill(t)
+		r := in.Args[0].Reg
+		host, inMem := guestReg(r)
+		if inMem {
+			h.ra(true, 0x8b, hT1, j.reg(r))
+		} else {
+			rm = host
+		}
+	}
+	if in.Op == decode.DIV { // the quotient fits if and only if the high half is less than the divisor
+		h.rr(w, 0x39, rm, hDX)
+		h.jcc(ccAE, e.slowPath())
+	} else { // the common case: a sign-extended dividend, the divisor neither 0 nor -1
+		h.rr(w, 0x89, hAX, hT2)
+		h.rex(w, 0, 0, hT2)
+		h.put(0xc1, 0xc0|7<<3|hT2&7, in.OpSize*8-1) // sar
+		h.rr(w, 0x39, hDX, hT2)
+		h.jcc(ccNE, e.slowPath())
+		h.lea(w, hT2, rm, noReg, 0, 1)
+		h.alui(w, 7, hT2, 1)
+		h.jcc(ccBE, e.slowPath())
+	}
+	h.rex(w, 0, 0, rm)
+	h.put(0xf7, 0xc0|in.ModRM&0x38|rm&7)
+	e.wrote(t)
+}
+
+// flagBits is CLI, STI and CLD.
+func (e *emitter) flagBits(t *tinst) {
+	h, j := e.h, e.j
+	at := j.state(offFlags)
+	e.spill(t)
+	switch t.class {
+	case tcCli:
+		h.aluai(4, at, ^flagIF)
+	case tcCld:
+		h.aluai(4, at, ^flagDF)
+	default:
+		// The interpreter knows what to do if an interrupt waits. Otherwise
+		// the next look at events is behind at least one more instruction,
+		// unless the block ends here.
+		if e.n == len(j.list)-1 || j.list[e.n+1].class == tcEnd {
+			j.exitCode(h, xInterp, e.n, e.index)
+			e.host, e.mem = true, true
+			return
+		}
+		h.put(0xf7, 0x04, 0x25) // test dword [flags], IF
+		h.u32(uint32(at))
+		h.u32(flagIF)
+		skip := h.jccForward(ccNE)
+		h.aluai(7, j.ctx(jxIntr), 0)
+		h.jcc(ccNE, e.slowPath())
+		h.aluai(1, at, flagIF)
+		h.bind(skip, h.pc())
+	}
+	e.clobber()
+}
+
+// pushf stores the flags; they are in memory.
+func (e *emitter) pushf(t *tinst) {
+	h, j := e.h, e.j
+	if e.host && !e.mem {
+		j.saveFlags(h)
+		e.mem = true
+	}
+	e.slot(t)
+	h.ra(false, 0x8b, hT2, j.ctx(jxFlags))
+	h.alui(false, 4, hT2, flagsArith)
+	h.ra(true, 0x0b, hT2, j.state(offFlags)) // or
+	h.alui(true, 4, hT2, ^(flagVM | flagRF))
+	h.alui(true, 1, hT2, 2)
+	h.rm(true, 0x89, hT2, hT1, 0)
+	e.grow()
+}

@@ -1,0 +1,72 @@
+package soft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+)
+
+var errHighState = errors.New("no room below 2 GiB")
+
+// startTranslators gives every CPU a code cache. Without executable memory the
+// interpreter does all the work, and that is said once. GVMSPAWN_CPU=interp
+// asks for that.
+func (vm *VM) startTranslators() {
+	if os.Getenv("GVMSPAWN_CPU") == "interp" {
+		return
+	}
+	n := len(vm.cpus)
+	size := codeBytes
+	if n > 1 {
+		size = max(48<<20/n, 4<<20) &^ 4095
+	}
+	for _, c := range vm.cpus {
+		j, err := newTranslator(c, size)
+		if err != nil {
+			if vm.log != nil {
+				vm.log("software CPU: no translated code: %v", err)
+			}
+			return
+		}
+		c.jit = j
+	}
+}
+
+// jitStats counts which instructions leave translated code for the interpreter.
+type jitStats struct {
+	exits map[string]uint64
+	kinds [4]uint64
+}
+
+func (st *jitStats) note(t *translation, n int) {
+	o := &t.b.ops[n]
+	var in decode.Inst
+	name := "end"
+	if decode.Decode(&in, hostBytes(t.b.key.host+uint64(o.pos), int(o.len)), decode.Mode64) == nil {
+		name = in.Op.String()
+		if t.interp>>n&1 == 0 {
+			name = "miss " + name
+		}
+	}
+	st.exits[name]++
+}
+
+func (st *jitStats) String() string {
+	var names []string
+	var sum uint64
+	for k, v := range st.exits {
+		names = append(names, k)
+		sum += v
+	}
+	sort.Slice(names, func(i, j int) bool { return st.exits[names[i]] > st.exits[names[j]] })
+	var b strings.Builder
+	fmt.Fprintf(&b, "exits %v, interpreted %d:", st.kinds, sum)
+	for _, k := range names[:min(len(names), 40)] {
+		fmt.Fprintf(&b, " %s=%d", k, st.exits[k])
+	}
+	return b.String()
+}

@@ -1,0 +1,187 @@
+package soft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"testing"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+)
+
+// setState loads st into the CPU, at code.
+func (o *oracle) setState(st *userState, rip uint64) {
+	c, s := o.c, o.c.s
+	copy(s.R[:16], st.gpr[:])
+	s.Flags = 2
+	s.setArith(st.flags)
+	s.MXCSR = binary.LittleEndian.Uint32(st.fx[24:])
+	for i, v := range st.xmm {
+		c.setXMM(uint8(i), v)
+	}
+	copy(o.ram[oracleData-oracleBase-dataWindow:][:2*dataWindow], st.data[:])
+	s.RIP, s.Exit = rip, 0
+}
+
+func (o *oracle) getState(st *userState) {
+	s := o.c.s
+	copy(st.gpr[:], s.R[:16])
+	st.flags = s.rflags()
+	binary.LittleEndian.PutUint32(st.fx[24:], s.MXCSR)
+	for i := range st.xmm {
+		st.xmm[i] = [2]uint64{s.XMM[i][0], s.XMM[i][1]}
+	}
+	copy(st.data[:], o.ram[oracleData-oracleBase-dataWindow:][:2*dataWindow])
+}
+
+// mapOnly maps just [from, to) of the RAM, and [from2, to2) read-only.
+func (o *oracle) mapOnly(from, to, from2, to2 uint64) {
+	put := func(at, v uint64) { binary.LittleEndian.PutUint64(o.ram[at-oracleBase:], v) }
+	put(oracleTab+0x1000, oracleTab+0x2000|7)
+	put(oracleTab+0x2000+oracleBase>>21*8, oracleTab+0x3000|7)
+	for va := uint64(oracleBase); va < oracleBase+oracleSize; va += 4096 {
+		switch {
+		case va >= from && va < to:
+			put(oracleTab+0x3000+va>>12&511*8, va|7)
+		case va >= from2 && va < to2:
+			put(oracleTab+0x3000+va>>12&511*8, va|5)
+		}
+	}
+	o.c.flushTLB()
+}
+
+// near reports whether in's memory operand is close to where its base points.
+func near(in *decode.Inst) bool {
+	m := &in.Mem
+	for _, a := range in.Args {
+		if a.Kind == decode.KMem && (in.AddrSize != 8 || m.Base >= 16 || m.Index != decode.RegNone || m.Disp < -0x800 || m.Disp > 0x800) && in.Op != decode.LEA {
+			return false
+		}
+	}
+	switch in.Op {
+	case decode.BT, decode.BTS, decode.BTR, decode.BTC:
+		return in.Args[0].Kind != decode.KMem || in.Args[1].Kind == decode.KImm
+	}
+	return true
+}
+
+// snippet makes a few random instructions that only compute. flags are those
+// that are defined behind it.
+func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) {
+	var undef uint64
+	for range 1 + rng.IntN(6) {
+		var buf [20]byte
+		var t tinst
+		for {
+			randomCode(rng, buf[:])
+			if decode.Decode(&t.in, buf[:15], decode.Mode64) != nil || !oracleOK(&t.in) || t.in.Op == decode.FXSAVE || !near(&t.in) {
+				continue
+			}
+			t.classify(3, true)
+			u := undefined(&t.in, 99)
+			if (t.reads || t.fw == fwSome) && undef != 0 {
+				continue
+			}
+			if t.fw == fwAll {
+				undef = 0
+			}
+			undef |= u
+			break
+		}
+		n += copy(code[n:], buf[:t.in.Len])
+		names = append(names, t.in.Op.String())
+	}
+	return n, names, flagsArith &^ undef
+}
+
+// TestTranslatorSnippets runs random code in the interpreter and translated,
+// and compares all registers, memory and the place of a fault.
+func TestTranslatorSnippets(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o := newOracle(t)
+	c, s := o.c, o.c.s
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	seed := uint64(7)
+	if v, err := strconv.ParseUint(os.Getenv("ORACLE_SEED"), 10, 64); err == nil {
+		seed = v
+	}
+	rng := rand.New(rand.NewPCG(seed, 3))
+	o.mapOnly(oracleData-0x12000, oracleData+0x12000, oracleCode, oracleBase+oracleSize)
+	var init, a, b userState
+	// Pointers change by up to 64 KiB when code writes parts of them.
+	arena := o.ram[oracleData-oracleBase-0x12000:][:0x24000]
+	clean, after := make([]byte, len(arena)), make([]byte, len(arena))
+	translated, faults, bad := 0, 0, 0
+	at := uint64(oracleCode)
+	for range oracleCases() / 6 {
+		if at += 128; at > oracleBase+oracleSize-256 {
+			at = oracleCode
+			c.dropCode()
+		}
+		init.fill(rng)
+		for i := range init.gpr { // most registers are pointers into the window
+			if i == 4 || rng.IntN(3) > 0 {
+				init.gpr[i] = oracleData + rng.Uint64N(4096) - 2048
+				if rng.IntN(2) == 0 {
+					init.gpr[i] &^= 15
+				}
+			}
+		}
+		var code [128]byte
+		n, names, flags := snippet(rng, code[:100])
+		copy(code[n:], []byte{0xeb, 0x00, 0xf4})
+		copy(o.ram[at-oracleBase:], code[:])
+		copy(arena, clean)
+		o.setState(&init, at)
+		bl := c.lookup()
+		if bl == nil {
+			t.Fatal("no block")
+		}
+		stA := c.exec(bl)
+		o.getState(&a)
+		ripA := s.RIP
+		excA := c.exc
+		copy(after, arena)
+		copy(arena, clean)
+		o.setState(&init, at)
+		bl = c.lookup()
+		bl.runs = hotRuns
+		stB := c.runTier(bl)
+		o.getState(&b)
+		if len(bl.trs) > 0 {
+			translated++
+		}
+		in := decode.Inst{}
+		if stA == stFault {
+			faults++
+			a.flags, b.flags = 0, 0
+			if stB != stFault || c.exc != excA {
+				t.Errorf("%v % x: interpreter faults with %+v, translated ends with %d %+v", names, code[:n], excA, stB, c.exc)
+				bad++
+			}
+		} else if stB == stFault {
+			t.Errorf("%v % x: translated code faults with %+v", names, code[:n], c.exc)
+			bad++
+		}
+		a.flags &= flags
+		b.flags &= flags
+		if d := diff(&in, &a, &b, 1); d != "" || s.RIP != ripA {
+			t.Errorf("%v % x: interpreter (as native) against translated: %s, rip %#x %#x, flags in %#x", names, code[:n], d, ripA, s.RIP, init.flags)
+			bad++
+		}
+		if !bytes.Equal(after, arena) {
+			t.Errorf("%v % x: memory differs", names, code[:n])
+			bad++
+		}
+		if bad > 10 {
+			t.FailNow()
+		}
+	}
+	t.Logf("%d translated, %d faults", translated, faults)
+}

@@ -1,0 +1,145 @@
+package soft
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// jitContext is what translated code keeps beside State. It is mapped below
+// 2 GiB, so that code reaches it by absolute addresses. No Go pointers.
+type jitContext struct {
+	Resume uint64 // where enter goes
+	ExitPC uint64 // where the code left: address of the exit's number
+	Flags  uint64 // arithmetic flags in RFLAGS format; other bits are noise
+	Tmp    uint64
+	HostCS uint32 // Go's MXCSR while the guest's is loaded
+	XMM    uint32 // the guest's vector registers are in the host's
+	Want   uint32 // enter loads vector registers
+	Intr   uint32 // copy of CPU.intrWaiting
+	_      [16]byte
+	// Jump maps addresses to translated code for indirect branches, apart for
+	// supervisor and user mode.
+	Jump [2][jumpSlots]jumpSlot
+}
+
+// jumpSlot is one entry; code is an entry that checks the page's translation.
+type jumpSlot struct{ la, code uint64 }
+
+const (
+	jumpBits  = 13
+	jumpSlots = 1 << jumpBits
+)
+
+// Offsets of the fields that translated code uses.
+var (
+	offRIP      = uint64(unsafe.Offsetof(State{}.RIP))
+	offFlags    = uint64(unsafe.Offsetof(State{}.Flags))
+	offTLB      = uint64(unsafe.Offsetof(State{}.TLB))
+	offExit     = uint64(unsafe.Offsetof(State{}.Exit))
+	offCount    = uint64(unsafe.Offsetof(State{}.Count))
+	offDeadline = uint64(unsafe.Offsetof(State{}.Deadline))
+	offMXCSR    = uint64(unsafe.Offsetof(State{}.MXCSR))
+	offXMM      = uint64(unsafe.Offsetof(State{}.XMM))
+
+	jxResume = uint64(unsafe.Offsetof(jitContext{}.Resume))
+	jxExitPC = uint64(unsafe.Offsetof(jitContext{}.ExitPC))
+	jxFlags  = uint64(unsafe.Offsetof(jitContext{}.Flags))
+	jxTmp    = uint64(unsafe.Offsetof(jitContext{}.Tmp))
+	jxHostCS = uint64(unsafe.Offsetof(jitContext{}.HostCS))
+	jxXMM    = uint64(unsafe.Offsetof(jitContext{}.XMM))
+	jxWant   = uint64(unsafe.Offsetof(jitContext{}.Want))
+	jxIntr   = uint64(unsafe.Offsetof(jitContext{}.Intr))
+	jxJump   = uint64(unsafe.Offsetof(jitContext{}.Jump))
+)
+
+func (x *jitContext) addr() uint64 { return uint64(uintptr(unsafe.Pointer(x))) }
+
+// newJITContext maps a context below 2 GiB.
+func newJITContext() (*jitContext, []byte, error) {
+	const size = (unsafe.Sizeof(jitContext{}) + 4095) &^ 4095
+	for at := uintptr(arenaLast); at < 0x7f00_0000; at += 1 << 20 {
+		p, err := unix.MmapPtr(-1, 0, hostPtr(uint64(at)), size, unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE|unix.MAP_FIXED_NOREPLACE)
+		if err == nil {
+			return (*jitContext)(p), unsafe.Slice((*byte)(p), size), nil
+		}
+	}
+	return nil, nil, fmt.Errorf("no room below 2 GiB")
+}
+
+// codeMemory is the memory of translated code: written through rw, executed at rx.
+type codeMemory struct {
+	rw, rxMap []byte
+	rx        uint64
+}
+
+// newCodeMemory maps n bytes, once with all rights or, where the host forbids
+// that, twice.
+func newCodeMemory(n int) (codeMemory, error) {
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err == nil {
+		b := unsafe.Slice((*byte)(p), n)
+		return codeMemory{rw: b, rx: uint64(uintptr(p))}, nil
+	}
+	return newDualMemory(n)
+}
+
+// newDualMemory maps a memfd once writable and once executable.
+func newDualMemory(n int) (codeMemory, error) {
+	fd, err := unix.MemfdCreate("gvmspawn-code", unix.MFD_CLOEXEC)
+	if err != nil {
+		return codeMemory{}, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(n)); err != nil {
+		return codeMemory{}, err
+	}
+	rw, err := unix.Mmap(fd, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return codeMemory{}, err
+	}
+	rx, err := unix.Mmap(fd, 0, n, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_SHARED)
+	if err != nil {
+		_ = unix.Munmap(rw)
+		return codeMemory{}, err
+	}
+	return codeMemory{rw: rw, rxMap: rx, rx: hostAddr(rx)}, nil
+}
+
+func (m *codeMemory) free() {
+	for _, b := range [][]byte{m.rw, m.rxMap} {
+		if b != nil {
+			_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)))
+		}
+	}
+	*m = codeMemory{}
+}
+
+func freeMap(b []byte) {
+	if b != nil {
+		_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)))
+	}
+}
+
+// jitCall calls the code at entry. The code keeps the stack pointer and
+// returns with RET; it may change every other register but FS and GS.
+func jitCall(entry uint64)
+
+//go:linkname entersyscall runtime.entersyscall
+func entersyscall()
+
+//go:linkname exitsyscall runtime.exitsyscall
+func exitsyscall()
+
+// runCode runs translated code as a system call does: the garbage collector
+// and the scheduler do not wait for it.
+//
+//go:nosplit
+func runCode(entry uint64) {
+	entersyscall()
+	jitCall(entry)
+	exitsyscall()
+}
