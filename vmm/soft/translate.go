@@ -484,6 +484,9 @@ func (j *translator) analyse(b *block) bool {
 		} else {
 			t.code = code[t.pos : t.pos+int(o.len)]
 			t.classify(c.s.CPL, j.sse)
+			if t.in.Op == decode.PAUSE && len(c.vm.cpus) > 1 {
+				t.refuse() // which offers the host's CPU to others
+			}
 		}
 		j.list = append(j.list, t)
 	}
