@@ -20,6 +20,7 @@ import (
 // Environment of the test binary's own children.
 const (
 	envServe = "FS_TEST_SERVE" // serve /dev/fuse on descriptor 3 with this Config
+	envRoot  = "FS_TEST_ROOT"  // descriptor 4 is the Config's Root
 	envInNS  = "FS_TEST_IN_NS" // we are in a mount namespace of our own
 )
 
@@ -50,8 +51,9 @@ func TestMain(m *testing.M) {
 
 // mount serves a share to this machine's own kernel: what it sends through
 // /dev/fuse has the same form as in a virtqueue. The device is in a child
-// process, as a process that waits for itself may wait forever.
-func mount(t testing.TB, cfg Config) string {
+// process, as a process that waits for itself may wait forever. root, if given,
+// is its Config.Root.
+func mount(t testing.TB, cfg Config, root ...*os.File) string {
 	needRoot(t)
 	if os.Getenv(envInNS) == "" {
 		t.Skip("needs a mount namespace")
@@ -72,7 +74,10 @@ func mount(t testing.TB, cfg Config) string {
 	}
 	c := exec.Command("/proc/self/exe")
 	c.Env = append(os.Environ(), envServe+"="+string(b))
-	c.Stdout, c.Stderr, c.ExtraFiles = os.Stdout, os.Stderr, []*os.File{fuse}
+	if len(root) > 0 {
+		c.Env = append(c.Env, envRoot+"=1")
+	}
+	c.Stdout, c.Stderr, c.ExtraFiles = os.Stdout, os.Stderr, append([]*os.File{fuse}, root...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -107,6 +112,9 @@ func serveFUSE(config string) {
 	var cfg Config
 	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
 		panic(err)
+	}
+	if os.Getenv(envRoot) != "" {
+		cfg.Root = os.NewFile(4, cfg.Path)
 	}
 	d, err := New(cfg)
 	if err != nil {
