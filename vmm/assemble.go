@@ -80,7 +80,7 @@ func (m *Machine) addMemory() error {
 	next := layout.PCIMMIO64Start(uint64(m.mem.RAMEnd()))
 	for i := range m.cfg.Shares {
 		s := &m.cfg.Shares[i]
-		if s.DAX == 0 {
+		if s.DAX == 0 || s.Ephemeral { // fs.Ephemeral says why
 			continue
 		}
 		next = (next + s.DAX - 1) / s.DAX * s.DAX

@@ -135,7 +135,8 @@ type Share struct {
 	// DAX is the size of the window of the host's page cache in bytes, a power of
 	// two of at least 2 MiB, 0 for none.
 	DAX uint64
-	// Ephemeral keeps all changes away from Path and drops them at the end.
+	// Ephemeral keeps all changes to the directory Path in memory and drops
+	// them at the end. It needs root, and goes without a DAX window.
 	Ephemeral bool
 }
 

@@ -1,8 +1,6 @@
 package vmm
 
 import (
-	"fmt"
-
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/fs"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -18,13 +16,22 @@ func (m *Machine) addShares(host *pci.Host) error {
 }
 
 func (m *Machine) addShare(host *pci.Host, s *Share) error {
-	if s.Ephemeral {
-		return fmt.Errorf("share %s: an ephemeral directory is not supported yet", s.Tag)
-	}
-	dev, err := fs.New(fs.Config{
-		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, DAXSize: s.DAX, InOrder: m.cfg.Deterministic, Log: m.log,
+	cfg := fs.Config{
+		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, InOrder: m.cfg.Deterministic, Log: m.log,
 		IDMap: fs.IDMap{Shift: s.IDShift, Range: s.IDRange},
-	})
+	}
+	if w := m.windows[s.Tag]; w != nil {
+		cfg.DAXSize = w.Size()
+	}
+	if s.Ephemeral {
+		root, err := fs.Ephemeral(s.Path)
+		if err != nil {
+			return err
+		}
+		defer root.Close() // the device has its own
+		cfg.Root = root
+	}
+	dev, err := fs.New(cfg)
 	if err != nil {
 		return err
 	}
