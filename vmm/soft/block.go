@@ -157,7 +157,10 @@ func (c *CPU) build(la, gpa uint64, k blockKey) *block {
 	if !c.noCache {
 		c.codePage(gpa)
 	}
-	code := hostBytes(k.host, int(4096-la&0xfff))
+	code, ok := c.codeBytes(gpa, k.host, int(4096-la&0xfff))
+	if !ok {
+		return nil
+	}
 	c.insts = c.insts[:0]
 	c.ops = c.ops[:0]
 	c.ended = false
@@ -204,7 +207,12 @@ func (c *CPU) crossing(b *block, in *decode.Inst, la uint64, code []byte) error 
 	if !c.noCache {
 		c.codePage(gpa)
 	}
-	copy(buf[n:n+decode.MaxLen], hostBytes(host, decode.MaxLen))
+	more, ok := c.codeBytes(gpa, host, decode.MaxLen)
+	if !ok {
+		c.exc.vec = vecPF // as for a page fault, the block cannot be made
+		return decode.ErrTruncated
+	}
+	copy(buf[n:n+decode.MaxLen], more)
 	b.gpa2, b.host2 = gpa, host
 	return decode.Decode(in, buf[:decode.MaxLen], c.mode)
 }

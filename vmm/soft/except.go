@@ -6,6 +6,7 @@ import "github.com/gvmspawn/gvmspawn/vmm/vcpu"
 type exception struct {
 	vec    uint8
 	hasErr bool
+	host   bool // the host has no memory for guest address cr2
 	soft   bool // INT n, INT3, INTO: a trap whose gate's DPL is checked
 	err    uint32
 	cr2    uint64
@@ -47,7 +48,7 @@ func (c *CPU) deliver() bool {
 			return true
 		}
 		second := c.exc
-		if first.vec == vecDF {
+		if first.vec == vecDF || second.host {
 			return false
 		}
 		a, b := class(first.vec), class(second.vec)

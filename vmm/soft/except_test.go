@@ -298,7 +298,7 @@ func TestTripleFault(t *testing.T) {
 	if exits[0].Reason != vcpu.ExitShutdown {
 		t.Fatalf("exit %v", exits[0].Reason)
 	}
-	for _, want := range []string{fmt.Sprintf("rip %016x", atCode+9), "code f7 f1"} {
+	for _, want := range []string{fmt.Sprintf("rip %016x", atCode+9), "code f7 f1", "exception 0 error 0x0"} {
 		if !strings.Contains(exits[0].Detail, want) {
 			t.Errorf("no %q in:\n%s", want, exits[0].Detail)
 		}

@@ -33,10 +33,19 @@ type guest struct {
 
 func newGuest(t *testing.T, cfg Config) *guest {
 	t.Helper()
+	return newGuestWith(t, cfg, nil)
+}
+
+// newGuestWith lets more add memory.
+func newGuestWith(t *testing.T, cfg Config, more func(*mem.Memory)) *guest {
+	t.Helper()
 	g := &guest{t: t, mem: mem.New()}
 	r, err := g.mem.Add("RAM", 0, 2<<20, mem.RAM)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if more != nil {
+		more(g.mem)
 	}
 	cfg.Memory, cfg.IO = g.mem, g
 	if g.vm, err = New(cfg); err != nil {

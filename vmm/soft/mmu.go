@@ -49,6 +49,16 @@ func (vm *VM) host(gpa uint64) (uint64, mem.Kind) {
 	return 0, mem.RAM
 }
 
+// table is host for a paging-structure entry. Windows hold none: their memory may
+// go away.
+func (vm *VM) table(gpa uint64) uint64 {
+	h, kind := vm.host(gpa)
+	if kind == mem.Window {
+		return 0
+	}
+	return h
+}
+
 // xlat is the outcome of a page walk.
 type xlat struct {
 	gpa    uint64
@@ -109,7 +119,7 @@ func (c *CPU) walk4(la uint64, acc uint32) (x xlat, ok bool) {
 // walkPAE is PAE paging (SDM vol. 3A §4.4); the PDPTEs are read each time.
 func (c *CPU) walkPAE(la uint64, acc uint32) (x xlat, ok bool) {
 	la &= 0xffffffff
-	h, _ := c.vm.host(c.s.CR3&0xffffffe0 + la>>30*8)
+	h := c.vm.table(c.s.CR3&0xffffffe0 + la>>30*8)
 	if h == 0 {
 		return x, c.pageFault(la, c.pfBits(acc))
 	}
@@ -134,7 +144,7 @@ func (c *CPU) walk64(la uint64, acc uint32, base uint64, shift uint) (x xlat, ok
 	top, topShift := base, shift
 again:
 	for {
-		h, _ := c.vm.host(base + la>>shift&511*8)
+		h := c.vm.table(base + la>>shift&511*8)
 		if h == 0 {
 			return x, c.pageFault(la, c.pfBits(acc))
 		}
@@ -190,7 +200,7 @@ again:
 func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 	s := c.s
 	la &= 0xffffffff
-	h, _ := c.vm.host(s.CR3&0xfffff000 + la>>22*4)
+	h := c.vm.table(s.CR3&0xfffff000 + la>>22*4)
 	if h == 0 {
 		return x, c.pageFault(la, c.pfBits(acc))
 	}
@@ -203,7 +213,7 @@ func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 	shift := uint(22)
 	if e&ptePS == 0 || s.CR4&cr4PSE == 0 {
 		shift = 12
-		if h, _ = c.vm.host(e&0xfffff000 + la>>12&1023*4); h == 0 {
+		if h = c.vm.table(e&0xfffff000 + la>>12&1023*4); h == 0 {
 			return x, c.pageFault(la, c.pfBits(acc))
 		}
 		if e = uint64(ld32(h)); e&pteP == 0 {
@@ -268,8 +278,8 @@ func (c *CPU) translate(la uint64, acc uint32, m int) (gpa, host uint64, ok bool
 		return 0, 0, false
 	}
 	h, kind := c.vm.host(x.gpa)
-	if h == 0 {
-		return x.gpa, 0, true
+	if h == 0 || kind == mem.Window {
+		return x.gpa, h, true
 	}
 	i := la >> 12 & (TLBSize - 1)
 	t := &c.slot.modes[m]
@@ -375,6 +385,9 @@ func (c *CPU) loadSlow(la uint64, size uint8, m int) (uint64, bool) {
 	if h == 0 {
 		return c.mmioRead(gpa, size), true
 	}
+	if c.vm.inWindow(gpa) {
+		return c.windowLoad(gpa, h, size)
+	}
 	return ldn(h, size), true
 }
 
@@ -446,7 +459,13 @@ func (c *CPU) storeSlow(la, v uint64, size uint8, m int) bool {
 		c.mmioWrite(gpa, v, size)
 		return true
 	}
-	stn(h, v, size)
+	if c.vm.inWindow(gpa) {
+		if !c.windowStore(gpa, h, v, size) {
+			return false
+		}
+	} else {
+		stn(h, v, size)
+	}
 	c.wrote(gpa, uint64(size))
 	return true
 }
@@ -505,6 +524,7 @@ func (c *CPU) hostWrite(la uint64, size uint8) (h uint64, ok bool) {
 	if c.dataBreaks {
 		c.checkAccess(la, size, 1<<breakAccess|1<<breakWrite)
 	}
+	c.lockedFlags = [2]uint64{c.s.FRes, c.s.FAux}
 	if ok && h != 0 {
 		c.willWrite(gpa, uint64(size))
 	}

@@ -192,6 +192,10 @@ func (c *CPU) except() (vcpu.Exit, bool) {
 	c.stackAccess = false
 	rip := c.s.RIP
 	e := c.exc
+	if e.host {
+		return vcpu.Exit{Reason: vcpu.ExitFault, Address: e.cr2}, true
+	}
+	c.remember(trailException, e.vec, e.err)
 	if c.vm.trace != nil {
 		c.vm.trace("exception %d error %#x cr2 %#x rip %#x rsp %#x", e.vec, e.err, e.cr2, rip, c.s.R[vcpu.RSP])
 	}
@@ -217,6 +221,7 @@ func (c *CPU) dump(e exception) string {
 		g := s.Seg[i]
 		fmt.Fprintf(&b, "%3s %04x base %016x limit %08x attr %05x\n", n, g.Selector, g.Base, g.Limit, g.Attr)
 	}
+	c.writeTrail(&b)
 	fmt.Fprintf(&b, "gdt %016x+%04x idt %016x+%04x\ncode", s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
 	la := s.RIP
 	if c.mode != decode.Mode64 {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,6 +59,7 @@ type VM struct {
 	io       vcpu.IO
 	cpus     []*CPU
 	regions  []region
+	windows  bool // there is a mem.Window
 	features features
 	trace    func(string, ...any)
 	log      func(string, ...any)
@@ -134,6 +136,9 @@ type CPU struct {
 	pvVersion             uint32
 	mtrrs                 [28]uint64
 
+	lockedFlags [2]uint64 // State.FRes and FAux before an atomic instruction
+	trail       [trailSize]trailEvent
+	trailLen    uint
 	noticeMu    sync.Mutex // guards the fields below, but for noticesDone
 	notices     []notice
 	tooMany     bool
@@ -161,6 +166,7 @@ func New(cfg Config) (*VM, error) {
 	vm.rng = rand.NewPCG(seed[0], seed[1])
 	for _, r := range cfg.Memory.Regions() {
 		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
+		vm.windows = vm.windows || r.Kind == mem.Window
 	}
 	cfg.Memory.OnWatchedWrite(vm.deviceWrote)
 	if cfg.Deterministic {
@@ -259,7 +265,13 @@ func (vm *VM) noteInvalid(c *CPU) {
 }
 
 // Run executes guest code until something needs the machine's attention.
-func (c *CPU) Run() (vcpu.Exit, error) { return c.loop(), nil }
+func (c *CPU) Run() (ex vcpu.Exit, err error) {
+	if c.vm.windows {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+		defer c.lostWindow(&ex)
+	}
+	return c.loop(), nil
+}
 
 // notify sets reasons to leave the loop and wakes a halted CPU.
 func (c *CPU) notify(reason uint32) {
@@ -322,6 +334,7 @@ func (c *CPU) inject(vec uint8) (vcpu.Exit, bool) {
 	if c.vm.trace != nil {
 		c.vm.trace("interrupt %d rip %#x", vec, c.s.RIP)
 	}
+	c.remember(trailInterrupt, vec, 0)
 	e := exception{vec: vec}
 	if c.interrupt(e) {
 		return vcpu.Exit{}, false
