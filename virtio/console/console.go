@@ -36,7 +36,6 @@ type Device struct {
 	ports   []*Port
 	sizes   []uint16
 	done    chan struct{}  // closed by Close
-	drains  sync.WaitGroup // one drain per port
 	workers sync.WaitGroup // queue workers, between Activate and Reset
 
 	mu      sync.Mutex // guards all below; taken before Port.mu
@@ -59,7 +58,7 @@ func New(cfg Config) (*Device, error) {
 		}
 		p := newPort(d, i, pc)
 		d.ports = append(d.ports, p)
-		d.drains.Go(p.drain)
+		go p.drain()
 	}
 	if d.multiport() {
 		for range 2 * len(cfg.Ports) {
@@ -177,9 +176,9 @@ func (d *Device) Reset() {
 	d.workers.Wait()
 }
 
-// Close ends the device after Reset, and waits until all output has been
-// written. Use [Port.Flush] before it to bound that time; an Output that is
-// closed first ends it as well.
+// Close ends the device. Output that was not written yet is lost: see
+// [Port.Flush]. It does not wait for an Output whose Write blocks; nothing is
+// written after that Write.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	closed := d.closed
@@ -193,6 +192,5 @@ func (d *Device) Close() error {
 	for _, p := range d.ports {
 		p.close()
 	}
-	d.drains.Wait()
 	return nil
 }

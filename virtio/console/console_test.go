@@ -153,6 +153,24 @@ func TestSlowTerminal(t *testing.T) {
 	}
 }
 
+// The end of a machine does not wait for a terminal that is held up.
+func TestCloseBlocked(t *testing.T) {
+	term := newTerminal(true)
+	d := newDevice(t, console.PortConfig{Output: term})
+	m := virtiotest.New(t, d, virtiotest.Options{})
+	m.Queue[1].Do([][]byte{[]byte("x")}, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+	defer cancel()
+	if err := d.Port(0).Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("flush: %v", err)
+	}
+	m.Reset()
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	term.release()
+}
+
 // A host terminal that goes away takes no more output, and the guest goes on (row 28).
 func TestHangup(t *testing.T) {
 	r, w := io.Pipe()

@@ -119,7 +119,7 @@ func (p *Port) drain() {
 		for p.out.Len() == 0 && !p.closed {
 			p.cond.Wait()
 		}
-		if p.out.Len() == 0 || (p.closed && p.err != nil) {
+		if p.closed {
 			return
 		}
 		b := p.out.Peek()
@@ -263,7 +263,7 @@ func (p *Port) emergency(b byte) {
 	}
 }
 
-// close ends the port; drain still writes out what it holds.
+// close ends the port; drain ends after the Write that it is in.
 func (p *Port) close() {
 	p.mu.Lock()
 	p.closed = true
