@@ -137,7 +137,7 @@ func (r *request) remove(flags int) (int, unix.Errno) {
 		return 0, e
 	}
 	defer parent.put()
-	if e := r.mayUse(parent, 3); e != 0 {
+	if e := r.mayRemove(parent, name); e != 0 {
 		return 0, e
 	}
 	return 0, sysUnlinkat(parent.fd, name, flags)
@@ -170,10 +170,11 @@ func (r *request) rename() (int, unix.Errno) {
 		return 0, e
 	}
 	defer dst.put()
-	if e := r.mayUse(src, 3); e != 0 {
+	if e := r.mayRemove(src, from); e != 0 {
 		return 0, e
 	}
-	if e := r.mayUse(dst, 3); e != 0 {
+	// The target is removed too, if there is one.
+	if e := r.mayRemove(dst, to); e != 0 && e != unix.ENOENT {
 		return 0, e
 	}
 	return 0, sysRenameat2(src.fd, from, dst.fd, to, flags)

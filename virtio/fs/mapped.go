@@ -36,3 +36,24 @@ func (r *request) mayUse(i *inode, bits uint16) unix.Errno {
 	}
 	return e
 }
+
+// mayRemove checks taking name out of parent: like mayUse for a change, and
+// in a foreign directory with the sticky bit only what is the guest's own.
+func (r *request) mayRemove(parent *inode, name []byte) unix.Errno {
+	foreign, e := r.foreign(parent)
+	switch {
+	case e != 0 || !foreign:
+		return e
+	case r.st.Mode&3 != 3:
+		return unix.EACCES
+	case r.st.Mode&unix.S_ISVTX == 0:
+		return 0
+	}
+	if e := sysStatx(parent.fd, name, 0, statMask, &r.st); e != 0 {
+		return e
+	}
+	if ids := r.d.host.ids; r.st.Uid-ids.Shift >= ids.Range {
+		return unix.EPERM
+	}
+	return 0
+}

@@ -162,6 +162,17 @@ func TestIDMap(t *testing.T) {
 	c.fails(opOpen, p, unix.EACCES, raw(openIn{Flags: unix.O_RDWR}))
 	c.fails(opCreate, h, unix.EACCES, raw(createIn{Flags: unix.O_RDWR, Mode: 0o600}), str("f"))
 	c.fails(opRename, h, unix.EACCES, raw(renameIn{Newdir: rootID}), str("a"), str("b"))
+	// In the host's /tmp the guest removes only its own.
+	must(t, os.Mkdir(filepath.Join(dir, "tmp"), 0o755))
+	must(t, unix.Chmod(filepath.Join(dir, "tmp"), 0o1777))
+	put(t, filepath.Join(dir, "tmp", "hosts"), "x")
+	tmp := c.node("tmp")
+	c.create(tmp, "mine", 0o600)
+	c.fails(opUnlink, tmp, unix.EPERM, str("hosts"))
+	c.fails(opRename, tmp, unix.EPERM, raw(renameIn{Newdir: rootID}), str("hosts"), str("b"))
+	c.fails(opRename, tmp, unix.EPERM, raw(renameIn{Newdir: tmp}), str("mine"), str("hosts"))
+	c.must(opRename, tmp, raw(renameIn{Newdir: tmp}), str("mine"), str("still"))
+	c.must(opUnlink, tmp, str("still"))
 	// File capabilities hold for the guest's root only.
 	cap2 := append(le32(capRevision2|1), make([]byte, 16)...)
 	binary.LittleEndian.PutUint32(cap2[4:], 1<<unix.CAP_NET_RAW)
@@ -174,6 +185,40 @@ func TestIDMap(t *testing.T) {
 	if got := c.must(opGetxattr, e.NodeID, raw(getxattrIn{Size: 20}), str("security.capability")); string(got) != string(cap2) {
 		t.Errorf("in the guest: %x, want %x", got, cap2)
 	}
+}
+
+// ACLs name host users on the host and guest users in the guest.
+func TestACLIDs(t *testing.T) {
+	needRoot(t)
+	c, dir := newShare(t, func(c *Config) { c.ACL, c.IDMap = true, IDMap{100000, 65536} })
+	must(t, os.Chown(dir, 100000, 100000))
+	c.uid, c.gid = 0, 0
+	e, _ := c.create(rootID, "f", 0o600)
+	acl := func(uid, gid uint32) []byte {
+		b := le32(2)
+		for _, e := range [][2]uint32{{6<<16 | 1, ^uint32(0)}, {4<<16 | aclUser, uid}, {0<<16 | 4, ^uint32(0)}, {4<<16 | aclGroup, gid},
+			{4<<16 | 0x10, ^uint32(0)}, {0<<16 | 0x20, ^uint32(0)}} {
+			b = append(append(b, le32(e[0])...), le32(e[1])...)
+		}
+		return b
+	}
+	const name = "system.posix_acl_access"
+	a := acl(5, 6)
+	if _, e := c.send(opSetxattr, e.NodeID, raw(setxattrIn{Size: uint32(len(a))}), str(name), a); e == unix.EOPNOTSUPP {
+		t.Skip("no ACLs on this file system")
+	}
+	b := make([]byte, 200)
+	n, err := unix.Lgetxattr(filepath.Join(dir, "f"), name, b)
+	if err != nil || string(b[:n]) != string(acl(100005, 100006)) {
+		t.Errorf("on the host: %x %v", b[:max(n, 0)], err)
+	}
+	if got := c.must(opGetxattr, e.NodeID, raw(getxattrIn{Size: 200}), str(name)); string(got) != string(a) {
+		t.Errorf("in the guest: %x", got)
+	}
+	a = acl(70000, 6)
+	c.fails(opSetxattr, e.NodeID, unix.EINVAL, raw(setxattrIn{Size: uint32(len(a))}), str(name), a)
+	a = append(a, 1)
+	c.fails(opSetxattr, e.NodeID, unix.EINVAL, raw(setxattrIn{Size: uint32(len(a))}), str(name), a)
 }
 
 // Without the capabilities of root everything is ours, and root's in the guest.
