@@ -10,6 +10,7 @@
 #   busybox                                         a static busybox
 #   ovmf                                            OVMF firmware, unpacked
 #   tree-trixie                                     a Debian tree with systemd (needs root)
+#   host-sid                                        a host with machined and all, for systemd-nspawn (needs root)
 #
 # Everything but the tree is only unpacked and needs no root. A thing that is
 # there already costs nothing. Concurrent calls wait for each other.
@@ -118,6 +119,17 @@ tree() {
 	rm -f "$1/etc/resolv.conf" "$1"/var/cache/apt/archives/*.deb
 }
 
+# host INTO makes a systemd host of the newest version that Debian has.
+host() {
+	[ "$(id -u)" = 0 ] || die "the systemd host needs root (mmdebstrap)"
+	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: install the package mmdebstrap"
+	say "making a host with the newest systemd"
+	mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+		--include=mount,util-linux,systemd,systemd-sysv,systemd-container,dbus,udev,systemd-journal-remote,polkitd,procps \
+		sid "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) sid main" >&2
+	rm -f "$1"/var/cache/apt/archives/*.deb
+}
+
 # make NAME MAKER ARGS makes $cache/NAME in one step, unless it is there.
 make() {
 	local name=$1 work="$cache/$1.part"
@@ -141,6 +153,7 @@ for name; do
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	tree-trixie) make "$name" tree ;;
+	host-sid) make "$name" host ;;
 	*) die "unknown asset $name" ;;
 	esac
 done
