@@ -53,3 +53,12 @@ func advance(bufs [][]byte, n int) (rest [][]byte, skip int) {
 	}
 	return bufs, n
 }
+
+// aligned reports whether direct I/O can use the buffers where they are.
+func aligned(bufs [][]byte, off uint64) bool {
+	bits := off
+	for _, b := range bufs {
+		bits |= uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) | uint64(len(b))
+	}
+	return bits%directAlign == 0
+}

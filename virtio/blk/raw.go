@@ -14,6 +14,8 @@ import (
 // Options say how an image file is opened.
 type Options struct {
 	ReadOnly bool
+	// Direct bypasses the host's page cache (O_DIRECT); raw images only.
+	Direct bool
 	// NoLock leaves out the lock that keeps two machines from one image.
 	NoLock bool
 }
@@ -24,6 +26,7 @@ type Raw struct {
 	fd       int
 	size     uint64
 	readOnly bool
+	direct   bool
 	geometry Geometry
 	// noTryRead and noTryWrite are set when the file system cannot tell
 	// whether it would block.
@@ -39,11 +42,27 @@ func OpenRaw(path string, o Options) (*Raw, error) {
 		return nil, err
 	}
 	r, err := newRaw(f, o.ReadOnly)
+	if err == nil && o.Direct {
+		err = r.setDirect()
+	}
 	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// setDirect turns O_DIRECT on.
+func (r *Raw) setDirect() error {
+	flags, err := unix.FcntlInt(uintptr(r.fd), unix.F_GETFL, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(r.fd), unix.F_SETFL, flags|unix.O_DIRECT)
+	}
+	if err != nil {
+		return fmt.Errorf("disk image %s: its file system has no direct I/O, use the host's cache: %w", r.file.Name(), err)
+	}
+	r.direct = true
+	return nil
 }
 
 // OpenFile opens and locks an image file or block device of any format.
@@ -149,11 +168,17 @@ func (r *Raw) deviceGeometry() {
 // ReadAt implements Image. A file that was truncated meanwhile gives
 // io.ErrUnexpectedEOF.
 func (r *Raw) ReadAt(bufs [][]byte, off uint64) error {
+	if r.direct && !aligned(bufs, off) {
+		return r.bounce(bufs, off, false)
+	}
 	return transfer(unix.SYS_PREADV2, r.fd, bufs, off, 0)
 }
 
 // WriteAt implements Image.
 func (r *Raw) WriteAt(bufs [][]byte, off uint64) error {
+	if r.direct && !aligned(bufs, off) {
+		return r.bounce(bufs, off, true)
+	}
 	return transfer(unix.SYS_PWRITEV2, r.fd, bufs, off, 0)
 }
 
@@ -168,6 +193,9 @@ func (r *Raw) TryWriteAt(bufs [][]byte, off uint64) error {
 }
 
 func (r *Raw) attempt(no *atomic.Bool, nr uintptr, bufs [][]byte, off uint64) error {
+	if r.direct {
+		return ErrWouldBlock
+	}
 	if no.Load() {
 		return ErrCannotTry
 	}
@@ -179,6 +207,51 @@ func (r *Raw) attempt(no *atomic.Bool, nr uintptr, bufs [][]byte, off uint64) er
 		return ErrCannotTry
 	default:
 		return err
+	}
+}
+
+// directAlign is what direct I/O needs of addresses, lengths and offsets, in bytes.
+const directAlign = 512
+
+// bounce carries out what direct I/O cannot do in place, in an aligned buffer.
+func (r *Raw) bounce(bufs [][]byte, off uint64, write bool) error {
+	v := NewVector(bufs)
+	defer v.Free()
+	n := Length(bufs)
+	b, err := unix.Mmap(-1, 0, int(min(n, bounceSize)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(b)
+	for n > 0 {
+		p := b[:min(n, uint64(len(b)))]
+		part := v.Take(uint64(len(p)))
+		if write {
+			gather(p, part)
+			err = transfer(unix.SYS_PWRITEV2, r.fd, [][]byte{p}, off, 0)
+		} else if err = transfer(unix.SYS_PREADV2, r.fd, [][]byte{p}, off, 0); err == nil {
+			scatter(part, p)
+		}
+		if err != nil {
+			return err
+		}
+		off, n = off+uint64(len(p)), n-uint64(len(p))
+	}
+	return nil
+}
+
+// bounceSize bounds a bounce buffer in bytes.
+const bounceSize = 1 << 20
+
+func gather(p []byte, bufs [][]byte) {
+	for _, b := range bufs {
+		p = p[copy(p, b):]
+	}
+}
+
+func scatter(bufs [][]byte, p []byte) {
+	for _, b := range bufs {
+		p = p[copy(b, p):]
 	}
 }
 

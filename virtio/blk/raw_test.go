@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
 )
 
 func tempImage(t testing.TB, size int64) string {
@@ -69,6 +71,23 @@ func TestRaw(t *testing.T) {
 	}
 	if err := img.ReadAt([][]byte{make([]byte, 8192)}, 4096); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("read of a truncated file: %v", err)
+	}
+}
+
+// Direct I/O, with buffers of every alignment.
+func TestDirect(t *testing.T) {
+	img, err := OpenRaw(tempImage(t, 4<<20), Options{Direct: true})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer img.Close()
+	blktest.Model(t, img, make([]byte, 4<<20), 300, 2)
+	page := blktest.Aligned(t, 8192)
+	if err := img.WriteAt([][]byte{page[:4096], page[4096:]}, 4096); err != nil {
+		t.Error(err)
+	}
+	if !aligned([][]byte{page}, 512) || aligned([][]byte{page[1:]}, 0) || aligned([][]byte{page}, 100) || aligned([][]byte{page[:100]}, 0) {
+		t.Error("alignment judged wrongly")
 	}
 }
 

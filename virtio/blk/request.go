@@ -101,7 +101,7 @@ func (r *request) execute() error {
 	case VIRTIO_BLK_T_OUT:
 		return r.through(img.WriteAt(r.bufs, r.off))
 	case VIRTIO_BLK_T_FLUSH:
-		return img.Flush()
+		return d.flush()
 	default:
 		return r.through(r.ranges(img))
 	}
@@ -110,9 +110,17 @@ func (r *request) execute() error {
 // through flushes a write in write-through mode (§5.2.6.2).
 func (r *request) through(err error) error {
 	if err == nil && !r.w.dev.writeback.Load() {
-		return r.w.dev.cfg.Image.Flush()
+		return r.w.dev.flush()
 	}
 	return err
+}
+
+// flush makes all completed writes durable, unless that is not wanted.
+func (d *Device) flush() error {
+	if d.cfg.NoFlush {
+		return nil
+	}
+	return d.cfg.Image.Flush()
 }
 
 // ranges carries out DISCARD and WRITE_ZEROES. All ranges are copied and

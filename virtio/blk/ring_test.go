@@ -3,7 +3,6 @@ package blk
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -110,10 +109,19 @@ func TestEngines(t *testing.T) {
 // BenchmarkCold reads 4 KiB pieces of a cold file, 32 at a time.
 func BenchmarkCold(b *testing.B) {
 	const size, depth = 256 << 20, 32
-	for _, engine := range []Engine{EnginePool, EngineURing} {
-		b.Run(fmt.Sprint(engine), func(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		engine Engine
+		direct bool
+	}{{"pool", EnginePool, false}, {"io_uring", EngineURing, false}, {"pool direct", EnginePool, true}, {"io_uring direct", EngineURing, true}} {
+		b.Run(c.name, func(b *testing.B) {
 			img, _ := cold(b, size)
-			m := virtiotest.New(b, newDevice(b, img, func(c *Config) { c.Engine = engine }), virtiotest.Options{})
+			if c.direct {
+				if err := img.setDirect(); err != nil {
+					b.Skip(err)
+				}
+			}
+			m := virtiotest.New(b, newDevice(b, img, func(cfg *Config) { cfg.Engine = c.engine }), virtiotest.Options{})
 			s := m.Queue[0].Split
 			var heads [depth][]byte
 			for i := range depth {

@@ -66,6 +66,7 @@ type ring struct {
 	w      *worker
 	fd     int // of the io_uring
 	file   int32
+	direct bool
 	rings  []byte
 	sqeMem []byte
 
@@ -90,13 +91,13 @@ type slot struct {
 }
 
 // newRing returns a ring for a file, or nil if the host has none to offer.
-func newRing(w *worker, file int) *ring {
+func newRing(w *worker, file *Raw) *ring {
 	var p ringParams
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, ringEntries, uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil
 	}
-	r := &ring{w: w, fd: int(fd), file: int32(file), done: make(chan struct{})}
+	r := &ring{w: w, fd: int(fd), file: int32(file.fd), direct: file.direct, done: make(chan struct{})}
 	if p.features&(ioringFeatSingle|ioringFeatStable) != ioringFeatSingle|ioringFeatStable || r.mapRings(&p) != nil {
 		r.unmap()
 		return nil
@@ -144,6 +145,10 @@ func (r *ring) unmap() {
 func (r *ring) queue(q *request) bool {
 	var e sqe
 	switch {
+	case q.typ == VIRTIO_BLK_T_FLUSH && r.w.dev.cfg.NoFlush:
+		return false
+	case q.typ != VIRTIO_BLK_T_FLUSH && r.direct && !aligned(q.bufs, q.off):
+		return false
 	case q.typ == VIRTIO_BLK_T_FLUSH:
 		e = sqe{opcode: ioringOpFsync, opFlags: ioringFsyncData}
 	case q.typ == VIRTIO_BLK_T_IN && len(q.bufs) <= ringVectorBuffers:

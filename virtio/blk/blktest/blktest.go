@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const sectorSize = 512
@@ -91,5 +93,16 @@ func Random(n int) []byte {
 	for i := range b {
 		b[i] = byte(r.Uint32())
 	}
+	return b
+}
+
+// Aligned returns n bytes that begin at a page.
+func Aligned(t testing.TB, n int) []byte {
+	t.Helper()
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(b) })
 	return b
 }
