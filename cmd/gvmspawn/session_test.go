@@ -578,3 +578,29 @@ func TestAttach(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// TestHostTrouble: a host without machined, without a usable runtime directory
+// and with a service manager that is gone.
+func TestHostTrouble(t *testing.T) {
+	l := tinyCommand(t, t.TempDir(), "--register=yes")
+	if _, err := os.Stat("/run/systemd/machine/io.systemd.Machine"); err == nil {
+		t.Skip("there is a systemd-machined here")
+	}
+	l.Env = append(l.Env, "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent", "DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent")
+	l.start()
+	if st := l.status(); st != 1 || !strings.Contains(l.errs.String(), "gvmspawn: option --register=yes: systemd-machined cannot be reached") {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+
+	for _, dir := range []string{"/proc/nowhere", "/" + strings.Repeat("x", 100)} {
+		l = tinyCommand(t, t.TempDir())
+		l.Env = append(l.Env, "RUNTIME_DIRECTORY="+dir, "NOTIFY_SOCKET=/nonexistent/socket")
+		l.stdin, _ = l.StdinPipe()
+		l.start()
+		l.out.waitFor(t, "tiny guest")
+		l.say("q")
+		if st := l.status(); st != 0 || !strings.Contains(l.errs.String(), "There is no runtime directory") || !strings.Contains(l.errs.String(), "failed to notify the service manager") {
+			t.Errorf("%d %q", st, l.errs.String())
+		}
+	}
+}

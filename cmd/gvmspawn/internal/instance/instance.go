@@ -30,6 +30,10 @@ const (
 	stateFile     = "machine.json"
 )
 
+// maxSocketPath is sizeof(sockaddr_un.sun_path) without its NUL; all sockets'
+// names are at most as long as ControlSocket.
+const maxSocketPath = 107
+
 // ErrRunning is returned by Claim for a name in use.
 var ErrRunning = errors.New("a machine of that name is running already")
 
@@ -79,6 +83,9 @@ func Claim(base, name string) (*Instance, error) {
 		return nil, err
 	}
 	dir := filepath.Join(base, name)
+	if len(dir)+1+len(ControlSocket) > maxSocketPath {
+		return nil, fmt.Errorf("%s is too long for the path of a socket", dir)
+	}
 	for range 10 {
 		if err := os.MkdirAll(base, 0o755); err != nil {
 			return nil, err

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
+)
+
+// debian is a Debian tree that boots under systemd, with what its machine says.
+type debian struct {
+	t             *testing.T
+	dir, kernel   string
+	notifications *net.UnixConn
+	socket        string
+}
+
+// newDebian copies the tree, so that the guest may write to it.
+func newDebian(t *testing.T) *debian {
+	t.Helper()
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("boots a Debian tree, on the software CPU if there is no KVM: set GVMSPAWN_LONG=1")
+	}
+	tree, kernel := guesttest.Asset(t, "tree-trixie"), guesttest.KernelAsset(t, "kernel-trixie")
+	d := &debian{t: t, dir: t.TempDir(), kernel: kernel.Path}
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", tree, filepath.Join(d.dir, "tree")).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "tree/etc/machine-id"), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	d.socket = filepath.Join(d.dir, "notify")
+	var err error
+	if d.notifications, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: d.socket, Net: "unixgram"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.notifications.Close() })
+	return d
+}
+
+// boot starts the machine and waits for the guest's READY=1. It returns the
+// notifications until then.
+func (d *debian) boot(args ...string) (*live, string) {
+	d.t.Helper()
+	l := &live{t: d.t, dir: d.dir, Cmd: spawnCommand(d.dir, append([]string{"-q", "-D", "tree", "--linux", d.kernel, "--ram=1G", "--console=read-only", "-M", "debian"}, args...)...)}
+	l.Env = append(l.Env, "NOTIFY_SOCKET="+d.socket)
+	l.Stdout, l.Stderr = &l.out, &l.errs
+	l.start()
+	return l, d.until("READY=1")
+}
+
+// until reads notifications until one has the text.
+func (d *debian) until(text string) string {
+	d.t.Helper()
+	all, b := "", make([]byte, 8192)
+	d.notifications.SetReadDeadline(time.Now().Add(8 * time.Minute)) //nolint:errcheck // then Read fails at once
+	for !strings.Contains(all, text) {
+		n, err := d.notifications.Read(b)
+		if err != nil {
+			d.t.Fatalf("no %s: %v, %q", text, err, all)
+		}
+		all += string(b[:n]) + "\n"
+	}
+	return all
+}
+
+// in runs a command in the guest by "gvmspawn ssh".
+func (d *debian) in(command string) string {
+	d.t.Helper()
+	c := spawnCommand(d.dir, "ssh", "debian", command)
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	if err := c.Run(); err != nil {
+		d.t.Errorf("%s: %v %s", command, err, errs.String())
+	}
+	return out.String()
+}
+
+// TestLongGuest boots a Debian tree with systemd and looks from the inside at
+// what the command line promised: acceptance 4 to 7, 10 and 11 of vmspawn.md.
+func TestLongGuest(t *testing.T) {
+	d := newDebian(t)
+	shared, file := filepath.Join(d.dir, "a shared:dir"), filepath.Join(d.dir, "file")
+	if err := os.Mkdir(shared, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("of the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	big := strings.Repeat("0123456789abcdef", 6400)
+	if err := os.WriteFile(filepath.Join(d.dir, "big"), []byte(big), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, before := d.boot("--bind="+strings.ReplaceAll(shared, ":", `\:`)+":/mnt/with space", "--bind-ro="+file+":/etc/from-host", "--uuid=0123456789abcdef0123456789abcdef",
+		"-s", "a string", `--set-credential=test.binary:a\x00b`, "--load-credential=test.big:"+filepath.Join(d.dir, "big"), "--forward-journal="+filepath.Join(d.dir, "guest.journal"))
+	if started, _, _ := strings.Cut(before, "READY=1"); !strings.Contains(started, "STATUS=VM started.") || !strings.Contains(started, "STATUS=VM running: ") {
+		t.Errorf("ready before the guest: %q", before)
+	}
+	for _, c := range []struct{ command, want string }{
+		{"systemctl is-system-running --wait", "running\n"},
+		{"cat /sys/class/dmi/id/product_uuid", "01234567-89ab-cdef-0123-456789abcdef\n"},
+		{"cat /etc/machine-id", "0123456789abcdef0123456789abcdef\n"},
+		{"strings /sys/firmware/dmi/entries/11-0/raw 2>/dev/null | grep -x 'a string' || tr '\\0' '\\n' </sys/firmware/dmi/entries/11-0/raw | grep -ax 'a string'", "a string\n"},
+		{"od -An -c /run/credentials/@system/test.binary | tr -d ' '", "a\\0b\n"},
+		{"md5sum </run/credentials/@system/test.big; printf 0123456789abcdef%.0s $(seq 6400) | md5sum", ""},
+		{"cat /etc/from-host; (echo x >/etc/from-host) 2>/dev/null && echo written", "of the host"},
+		{"mount -o remount,rw /etc/from-host 2>/dev/null; (echo x >/etc/from-host) 2>/dev/null; cat /etc/from-host", "of the host"},
+		{"touch '/mnt/with space/from guest' && findmnt -no FSTYPE '/mnt/with space'", "virtiofs\n"},
+	} {
+		got := d.in(c.command + "; true")
+		if c.want == "" {
+			if a, b, _ := strings.Cut(strings.TrimSpace(got), "\n"); a != b {
+				t.Errorf("%s: %q", c.command, got)
+			}
+		} else if got != c.want {
+			t.Errorf("%s: %q, want %q", c.command, got, c.want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(shared, "from guest")); err != nil {
+		t.Error(err)
+	}
+	d.in("systemctl exit 42")
+	d.until("EXIT_STATUS=42")
+	if st := l.status(); st != 42 {
+		t.Errorf("status %d, %s", st, l.errs.String())
+	}
+	journal, err := filepath.Glob(filepath.Join(d.dir, "guest.*"))
+	if err != nil || len(journal) != 1 {
+		t.Errorf("%v %v", journal, err)
+	} else if b, err := os.ReadFile(journal[0]); err != nil || !bytes.Contains(b, []byte("Reached target")) {
+		t.Errorf("%s: %d bytes, %v", journal[0], len(b), err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(d.dir, "run")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestLongPowerButton: SIGTERM is the power button, which systemd-logind hears
+// (acceptance 8).
+func TestLongPowerButton(t *testing.T) {
+	d := newDebian(t)
+	l, _ := d.boot("--stop-timeout=300", "--pass-ssh-key=no")
+	l.Process.Signal(unix.SIGTERM)
+	timer := time.AfterFunc(5*time.Minute, func() { l.Process.Kill() })
+	defer timer.Stop()
+	l.Wait()
+	if st := l.ProcessState.ExitCode(); st != 0 || l.errs.String() != "" || !strings.Contains(l.out.String(), "Power") {
+		t.Errorf("%d %q %q", st, l.errs.String(), l.out.String()[max(0, len(l.out.String())-2000):])
+	}
+}
