@@ -113,6 +113,7 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 		return exitFailure, err
 	}
 	defer unregister()
+	go r.watchSuspend(ctx)
 	r.welcome(c)
 	if err := r.openConsole(ctx, c); err != nil {
 		return exitFailure, err

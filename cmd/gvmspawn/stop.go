@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/sshclient"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/suspend"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
@@ -157,5 +158,24 @@ func (r *session) powerOffBySSH(m *vmm.Machine) error {
 func (r *session) announce(message string) {
 	if !r.s.quiet {
 		r.log.Info(message)
+	}
+}
+
+// watchSuspend pauses the machine while the host sleeps, so that its clocks do
+// not see the gap. Without logind nothing can tell.
+func (r *session) watchSuspend(ctx context.Context) {
+	ours := false // the pause is ours to end
+	err := suspend.Watch(ctx, "gvmspawn "+r.name, func() {
+		if running, _ := (remote{r}).Status(); running {
+			ours = remote{r}.Pause() == nil
+		}
+	}, func() {
+		if ours {
+			remote{r}.Resume() //nolint:errcheck // a machine that has ended
+		}
+		ours = false
+	})
+	if err != nil {
+		r.log.Debug("The machine will not notice the host's sleep", "error", err)
 	}
 }
