@@ -340,6 +340,7 @@ func (p *plan) addNetwork() error {
 			return err
 		}
 		nic.TAP = tap
+		p.files = append(p.files, tap)
 	}
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil
@@ -349,26 +350,4 @@ func sha256Half(s string) (id [16]byte) {
 	h := sha256.Sum256([]byte(s))
 	copy(id[:], h[:])
 	return id
-}
-
-// openTAP makes the machine's TAP device, or takes it over if the
-// administrator made it before.
-func openTAP(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("option --network-tap: /dev/net/tun cannot be opened: %w", err)
-	}
-	req, err := unix.NewIfreq(name)
-	if err == nil {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
-	}
-	if err != nil {
-		unix.Close(fd)
-		if errors.Is(err, unix.EPERM) {
-			return nil, errors.New("option --network-tap needs root privileges, use --network-user-mode instead")
-		}
-		return nil, fmt.Errorf("option --network-tap: cannot make the interface %s: %w", name, err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }

@@ -357,6 +357,11 @@ func (r *session) reboots(ctx context.Context, end vmm.End) bool {
 func (r *session) boot(ctx context.Context) (vmm.End, error) {
 	cfg := r.cfg
 	cfg.Vsock = r.vsock()
+	nics, err := duplicateTAPs(cfg.NICs)
+	if err != nil {
+		return vmm.EndCrash, err
+	}
+	cfg.NICs = nics
 	cfg.Console = vmm.Console{Transport: consoleTransport(r.s), Out: r.output(), In: r.input}
 	cfg.Console.Columns, cfg.Console.Rows = r.term.Size()
 	m, err := vmm.New(cfg)

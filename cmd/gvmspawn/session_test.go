@@ -604,3 +604,44 @@ func TestHostTrouble(t *testing.T) {
 		}
 	}
 }
+
+// TestTAP: the interface outlives a reboot, and goes with the machine.
+func TestTAP(t *testing.T) {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and /dev/net/tun")
+	}
+	f.Close()
+	l := startTiny(t, t.TempDir(), "-n", "-M", "gvmspawn-test-of-taps")
+	const name = "vt-gvmspawn" // and a hash
+	interfaces := func() string {
+		all := ""
+		for _, i := range must(net.Interfaces()) {
+			all += i.Name + " "
+		}
+		return all
+	}
+	if !strings.Contains(interfaces(), name) {
+		t.Error(interfaces())
+	}
+	l.say("r")
+	l.out.waitFor(t, "guest\r\ntiny guest\r\n")
+	if !strings.Contains(interfaces(), name) {
+		t.Error("the interface is gone after a reboot")
+	}
+	l.say("q")
+	if st := l.status(); st != 0 {
+		t.Errorf("%d %q", st, l.errs.String())
+	}
+	if strings.Contains(interfaces(), name) {
+		t.Error("the interface is left")
+	}
+}
+
+// must returns v; the error is impossible where it is used.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
