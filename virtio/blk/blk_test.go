@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -370,9 +371,20 @@ func TestSlowRequests(t *testing.T) {
 }
 
 // Several queues share one image; resets come at any time.
-func TestQueuesAndResets(t *testing.T) {
+func TestQueuesAndResets(t *testing.T) { resets(t, 100) }
+
+// Issue C's ten thousand resets under load.
+func TestLongResets(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
+	}
+	resets(t, 10_000)
+}
+
+func resets(t *testing.T, n int) {
+	t.Helper()
 	m := virtiotest.New(t, newDevice(t, newRAM(1<<20), func(c *Config) { c.Queues = 3 }), virtiotest.Options{EventIdx: true, Size: 64})
-	for range 100 {
+	for range n {
 		for qi, q := range m.Queue {
 			for i := range 10 {
 				q.Add([][]byte{head(VIRTIO_BLK_T_OUT, uint64(qi*10+i)), make([]byte, 512)}, []int{1})

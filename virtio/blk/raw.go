@@ -328,6 +328,9 @@ func (r *Raw) Close() error {
 	if !r.readOnly {
 		err = r.Flush()
 	}
+	// Closing alone would leave the lock to a child between fork and exec,
+	// and a machine that reboots opens its images again at once.
+	_ = unix.FcntlFlock(uintptr(r.fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart})
 	return errors.Join(err, r.file.Close())
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -314,12 +315,23 @@ func TestMultiport(t *testing.T) {
 	}
 }
 
-// Reset with everything in flight, ten thousand times in issue C's long run.
-func TestResetStorm(t *testing.T) {
+// Reset with everything in flight.
+func TestResetStorm(t *testing.T) { resets(t, 200) }
+
+// Issue C's ten thousand resets under load.
+func TestLongResets(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
+	}
+	resets(t, 10_000)
+}
+
+func resets(t *testing.T, n int) {
+	t.Helper()
 	term := newTerminal(false)
 	d := newDevice(t, console.PortConfig{Output: term}, console.PortConfig{Name: "x"})
 	m := virtiotest.New(t, d, virtiotest.Options{Size: 8})
-	for range 200 {
+	for range n {
 		d.Port(0).Push([]byte("abc"))
 		m.Queue[0].Add(nil, []int{2})
 		m.Queue[1].Add([][]byte{make([]byte, 100)}, nil)

@@ -42,6 +42,7 @@ type Machine struct {
 	t             testing.TB
 	o             Options
 	active        bool
+	reset         bool // Queue are of before a reset
 	configChanges chan struct{}
 	changed       atomic.Int64
 	needsReset    atomic.Bool
@@ -82,7 +83,12 @@ func (m *Machine) Activate() error {
 	m.Features = f
 	m.needsReset.Store(false)
 	a := &virtio.Activation{Features: f, ConfigChanged: m.configChanged, NeedsReset: func() { m.needsReset.Store(true) }}
-	m.Queue = nil
+	for _, d := range m.Queue {
+		if d != nil && m.reset {
+			d.Release()
+		}
+	}
+	m.Queue, m.reset = nil, false
 	for i, size := range m.Device.QueueSizes() {
 		d := m.driver(i, size)
 		m.Queue = append(m.Queue, d)
@@ -129,6 +135,7 @@ func (m *Machine) Reset() {
 		}
 	}
 	m.Device.Reset()
+	m.reset = true
 }
 
 func (m *Machine) configChanged() {

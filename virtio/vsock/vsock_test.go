@@ -398,10 +398,21 @@ func TestTransportReset(t *testing.T) {
 }
 
 // A reset breaks connections and waiting calls, and leaves listeners.
-func TestReset(t *testing.T) {
+func TestReset(t *testing.T) { resets(t, 50) }
+
+// Issue C's ten thousand resets under load.
+func TestLongResets(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
+	}
+	resets(t, 10_000)
+}
+
+func resets(t *testing.T, n int) {
+	t.Helper()
 	g := newGuest(t, newDevice(t, Config{}), 8)
 	l, _ := g.dev.Listen(5)
-	for range 50 {
+	for range n {
 		s := g.connect(77, 5)
 		c, _ := l.AcceptVsock()
 		errs := make(chan error, 2)
@@ -428,5 +439,61 @@ func TestReset(t *testing.T) {
 	}
 	if g.live() != 0 {
 		t.Errorf("%d live", g.live())
+	}
+}
+
+// Connections from both sides, one after the other: ports and memory come back.
+func TestManyConnections(t *testing.T) { connections(t, 500) }
+
+// Issue C's hundred thousand.
+func TestLongConnections(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
+	}
+	connections(t, 100_000)
+}
+
+func connections(t *testing.T, n int) {
+	t.Helper()
+	g := newGuest(t, newDevice(t, Config{}), 32)
+	l, err := g.dev.Listen(9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(c, c)
+			_ = c.Close()
+		}
+	}()
+	for i := range n {
+		s := g.connect(1024+uint32(i)%1000, 9)
+		s.send(VIRTIO_VSOCK_OP_RW, 0, []byte("echo"))
+		if p := g.expect(VIRTIO_VSOCK_OP_RW); string(p.data) != "echo" {
+			t.Fatalf("got %q", p.data)
+		}
+		s.send(VIRTIO_VSOCK_OP_SHUTDOWN, shutdownBoth, nil)
+		for g.recv().op != VIRTIO_VSOCK_OP_RST {
+		}
+		ch := dial(g.dev, 22)
+		s = g.accept(22)
+		c := <-ch
+		if c.error != nil {
+			t.Fatal(c.error)
+		}
+		_ = c.Close()
+		g.expect(VIRTIO_VSOCK_OP_SHUTDOWN)
+		s.send(VIRTIO_VSOCK_OP_RST, 0, nil)
+	}
+	_ = l.Close()
+	for deadline := time.Now().Add(5 * time.Second); g.live() != 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	if n := g.live(); n != 0 {
+		t.Errorf("%d connections left", n)
 	}
 }

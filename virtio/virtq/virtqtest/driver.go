@@ -304,3 +304,22 @@ func (d *Driver) Do(out [][]byte, in []int) Used {
 	d.Kick()
 	return d.Wait()
 }
+
+// Release frees the memory of the rings and of what is in flight. The device
+// does not use the queue any more, and the Driver must not be used again.
+func (d *Driver) Release() {
+	for _, bufs := range d.flight {
+		for _, b := range bufs {
+			d.Mem.Free(b.gpa, uint64(b.n))
+		}
+	}
+	d.flight = nil
+	n := uint64(d.Config.Size)
+	sizes := [3]uint64{16 * n, 6 + 2*n, 6 + 8*n}
+	if d.Packed != nil {
+		sizes = [3]uint64{16 * n, 4, 4}
+	}
+	for i, gpa := range [3]mem.GPA{d.Config.Desc, d.Config.Avail, d.Config.Used} {
+		d.Mem.Free(gpa, sizes[i])
+	}
+}
