@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// memoryCase watches the process of an idle guest.
+var memoryCase = benchmark{
+	name:  "memory",
+	about: "a VMM whose guest is idle: memory beyond the guest's, wake-ups and CPU time a second, on a software CPU",
+	prepare: func(e *environment) (*plan, error) {
+		k := e.trixie()
+		initrd, err := e.initrd("idle", k)
+		if err != nil {
+			return nil, err
+		}
+		p := &plan{metrics: []metric{
+			{"own memory", "MiB", false}, {"guest memory", "MiB", false}, {"wake-ups", "1/s", false},
+			{"CPU", "%", false}, {"guest-interrupts", "1/s", false}, {"threads", "", false}}}
+		m := machine{kernel: k.Path, initrd: initrd, ram: 512, append: "bench.jobs=idle"}
+		p.subjects = append(p.subjects, idleSubject("gvmspawn", m, e.gvmspawnArgs(m, "no")))
+		if qemu, err := exec.LookPath("qemu-system-x86_64"); err == nil {
+			p.subjects = append(p.subjects, idleSubject("QEMU TCG", m, qemuArgs(qemu, m, "tcg", "")))
+		} else {
+			p.skip("QEMU is not installed")
+		}
+		return p, nil
+	},
+}
+
+// window is how long the idle process is watched; the guest is idle for longer.
+const window = 5 * time.Second
+
+func idleSubject(name string, m machine, argv []string) subject {
+	return subject{name, func(ctx context.Context) (numbers, error) {
+		p, err := launch(ctx, 2*time.Minute, argv, nil, guestReady)
+		if err != nil {
+			return nil, err
+		}
+		defer p.kill()
+		if err := p.await(guestReady); err != nil {
+			return nil, err
+		}
+		time.Sleep(2 * time.Second)
+		n, err := watchIdle(p.cmd.Process.Pid, m.ram)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.wait(); err != nil {
+			return nil, p.failure(err)
+		}
+		r, err := p.results()
+		n["guest-interrupts"] = r["guest-interrupts"]
+		return n, err
+	}}
+}
+
+// watchIdle measures a process over the window. ram is the guest's in MiB.
+func watchIdle(pid, ram int) (numbers, error) {
+	before, err := readThreads(pid)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	time.Sleep(window)
+	after, err := readThreads(pid)
+	if err != nil {
+		return nil, err
+	}
+	seconds := time.Since(start).Seconds()
+	own, guest, err := readMemory(pid, ram)
+	if err != nil {
+		return nil, err
+	}
+	return numbers{
+		"own memory": own, "guest memory": guest, "threads": float64(after.count),
+		"wake-ups": float64(after.switches-before.switches) / seconds,
+		"CPU":      float64(after.ticks-before.ticks) / seconds, // a tick is 10 ms
+	}, nil
+}
+
+type threads struct{ count, switches, ticks int }
+
+// readThreads sums voluntary context switches and CPU ticks of all threads.
+func readThreads(pid int) (threads, error) {
+	var t threads
+	dirs, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil || len(dirs) == 0 {
+		return t, fmt.Errorf("process %d is gone", pid)
+	}
+	for _, d := range dirs {
+		status, err := os.ReadFile(d + "/status")
+		if err != nil {
+			continue // the thread has ended meanwhile
+		}
+		t.count++
+		for line := range strings.Lines(string(status)) {
+			var n int
+			if _, err := fmt.Sscanf(line, "voluntary_ctxt_switches: %d", &n); err == nil {
+				t.switches += n
+			}
+		}
+		stat, _ := os.ReadFile(d + "/stat")
+		// The fields after the name: utime and stime are the 12th and 13th (proc_pid_stat(5)).
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(rest); len(f) > 12 {
+			var u, s int
+			fmt.Sscan(f[11], &u)
+			fmt.Sscan(f[12], &s)
+			t.ticks += u + s
+		}
+	}
+	return t, nil
+}
+
+// readMemory returns the resident memory in MiB that is not the guest's, and
+// the guest's. The guest's mapping is recognised by its size.
+func readMemory(pid, ram int) (own, guest float64, err error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	size := 0
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var kib int
+		if _, err := fmt.Sscanf(s.Text(), "Size: %d kB", &kib); err == nil {
+			size = kib
+		}
+		if _, err := fmt.Sscanf(s.Text(), "Rss: %d kB", &kib); err != nil {
+			continue
+		}
+		if size >= ram<<10 && size <= (ram+4)<<10 {
+			guest += float64(kib) / 1024
+		} else {
+			own += float64(kib) / 1024
+		}
+	}
+	return own, guest, nil
+}

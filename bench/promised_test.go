@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
+)
+
+// promising is an environment around the binary as it is shipped.
+func promising(t *testing.T) *environment {
+	e := testEnvironment(t)
+	e.gvmspawn = guesttest.Binary(t)
+	e.host = host{dir: e.dir}
+	e.only = regexp.MustCompile("^gvmspawn$")
+	return e
+}
+
+// TestPromisedStart: from the start of the process to the first instruction of
+// the guest take well under the 150 ms of processor time that a whole boot may
+// take elsewhere. The bound is generous because tests share their machine.
+func TestPromisedStart(t *testing.T) {
+	e := promising(t)
+	kernel := filepath.Join(e.dir, "tiny")
+	if err := os.WriteFile(kernel, tinyKernel(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	initrd := filepath.Join(e.dir, "initrd")
+	if err := os.WriteFile(initrd, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	argv := e.gvmspawnArgs(machine{kernel: kernel, initrd: initrd, ram: 512}, "no")
+	best := 1e9
+	for range 5 {
+		n, err := timeTiny(t.Context(), argv, tinyMark, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, n["CPU time"])
+	}
+	t.Logf("%.1f ms of processor time", best)
+	if best > 60 {
+		t.Errorf("the start takes %.0f ms of processor time, promised are 60", best)
+	}
+}
+
+// TestPromisedIdle: a VMM with an idle guest keeps at most 64 MiB of memory for
+// itself, and wakes up for the guest's own interrupts only.
+func TestPromisedIdle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a stock kernel and watches it being idle")
+	}
+	guesttest.KernelAsset(t, "kernel-trixie")
+	e := promising(t)
+	p, err := prepareCase(e, memoryCase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := p.subjects[0].run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%v", n)
+	if n["own memory"] > 64 {
+		t.Errorf("%.0f MiB of own memory, promised are 64", n["own memory"])
+	}
+	// Every interrupt costs a few: the timer's goroutine, the CPU's thread.
+	if most := 6*n["guest-interrupts"] + 20; n["wake-ups"] > most {
+		t.Errorf("%.0f wake-ups a second with %.0f interrupts in the guest, at most %.0f are promised", n["wake-ups"], n["guest-interrupts"], most)
+	}
+	if n["CPU"] > 10 {
+		t.Errorf("%.0f %% of a CPU for an idle guest", n["CPU"])
+	}
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	guesttest.RemoveBinary()
+	os.Exit(status)
+}
