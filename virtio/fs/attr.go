@@ -78,14 +78,11 @@ func (r *request) statx() (int, unix.Errno) {
 		return 0, e
 	}
 	defer i.put()
-	if e := r.stat(i); e != 0 {
-		return 0, e
-	}
 	st, h := &r.st, &r.d.host
-	if !i.synthetic() {
-		if e := sysStatx(i.fd, empty[:], unix.AT_EMPTY_PATH, statMask|unix.STATX_BTIME, st); e != 0 {
-			return 0, e
-		}
+	if i.synthetic() {
+		_ = r.stat(i)
+	} else if e := sysStatx(i.fd, empty[:], unix.AT_EMPTY_PATH, statMask|unix.STATX_BTIME, st); e != 0 {
+		return 0, e
 	}
 	o, n := answer[statxOut](r, 0)
 	t := r.d.timeout()

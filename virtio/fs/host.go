@@ -96,26 +96,23 @@ func readUmask() (uint32, error) {
 	return uint32(m), nil
 }
 
-// raiseFileLimit raises the limit of open files as far as we may and returns
-// how many of them guests can have.
+// enoughFiles is how many open files we ask for. More would only slow down
+// children that close all descriptors one by one.
+const enoughFiles = 1 << 20
+
+// raiseFileLimit raises the limit of open files, which Go has raised as far as
+// it may already, to enoughFiles if we are root. It returns how many of them
+// guests can have.
 func raiseFileLimit() int64 {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return fdReserve
 	}
-	want := lim
-	if b, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
-		if n, err := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 63); err == nil {
-			want.Max = max(want.Max, n)
+	if lim.Cur < enoughFiles {
+		want := unix.Rlimit{Cur: enoughFiles, Max: max(lim.Max, enoughFiles)}
+		if unix.Setrlimit(unix.RLIMIT_NOFILE, &want) == nil {
+			lim = want
 		}
-	}
-	want.Cur = want.Max
-	if unix.Setrlimit(unix.RLIMIT_NOFILE, &want) != nil { // only root can raise Max
-		want.Max, want.Cur = lim.Max, lim.Max
-		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &want)
-	}
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
-		return fdReserve
 	}
 	n := int64(min(lim.Cur, 1<<40))
 	return max(n-fdReserve, n/2)

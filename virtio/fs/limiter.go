@@ -28,6 +28,10 @@ func (l *limiter) allow() (dropped uint64, ok bool) {
 // warn logs something the guest did, but not often.
 func (d *Device) warn(msg string, key string, value uint64) {
 	if n, ok := d.quiet.allow(); ok {
-		d.cfg.Log.Warn("virtio-fs: "+msg, "tag", d.cfg.Tag, key, value, "dropped", n)
+		log := d.cfg.Log.With("tag", d.cfg.Tag, key, value)
+		if n > 0 {
+			log = log.With("dropped", n)
+		}
+		log.Warn("virtio-fs: " + msg)
 	}
 }
