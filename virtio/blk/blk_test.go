@@ -156,8 +156,16 @@ func TestConfig(t *testing.T) {
 
 // §5.2.6: what is written is read, in every shape of buffers.
 func TestReadWrite(t *testing.T) {
+	readWrite(t, virtiotest.Options{EventIdx: true, Indirect: true})
+	readWrite(t, virtiotest.Options{})
+	readWrite(t, virtiotest.Options{Packed: true, EventIdx: true})
+	readWrite(t, virtiotest.Options{Packed: true, Indirect: true})
+}
+
+func readWrite(t *testing.T, o virtiotest.Options) {
+	t.Helper()
 	img := newRAM(1 << 20)
-	m := virtiotest.New(t, newDevice(t, img), virtiotest.Options{EventIdx: true, Indirect: true})
+	m := virtiotest.New(t, newDevice(t, img), o)
 	q := m.Queue[0]
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 200 {

@@ -100,9 +100,15 @@ func TestResize(t *testing.T) {
 
 // §5.3.6: transmitq buffers are output in order.
 func TestOutput(t *testing.T) {
+	output(t, virtiotest.Options{EventIdx: true})
+	output(t, virtiotest.Options{Packed: true})
+}
+
+func output(t *testing.T, o virtiotest.Options) {
+	t.Helper()
 	term := newTerminal(false)
 	d := newDevice(t, console.PortConfig{Output: term})
-	m := virtiotest.New(t, d, virtiotest.Options{EventIdx: true})
+	m := virtiotest.New(t, d, o)
 	var want strings.Builder
 	for i := range 500 {
 		line := strings.Repeat("x", i) + "\n"

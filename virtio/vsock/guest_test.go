@@ -10,6 +10,9 @@ import (
 
 const testCID = 42
 
+// packedRings has newGuest make packed rings (§2.8).
+var packedRings bool
+
 // guest is the driver's side of a device, one packet at a time.
 type guest struct {
 	t   testing.TB
@@ -32,7 +35,7 @@ func newDevice(t testing.TB, cfg Config) *Device {
 func newGuest(t testing.TB, d *Device, buffers int) *guest {
 	t.Helper()
 	g := &guest{t: t, dev: d}
-	g.m = virtiotest.New(t, d, virtiotest.Options{EventIdx: true})
+	g.m = virtiotest.New(t, d, virtiotest.Options{EventIdx: true, Packed: packedRings})
 	g.provide(buffers)
 	return g
 }

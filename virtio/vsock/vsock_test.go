@@ -497,3 +497,15 @@ func connections(t *testing.T, n int) {
 		t.Errorf("%d connections left", n)
 	}
 }
+
+// The same over packed rings.
+func TestPackedRings(t *testing.T) {
+	packedRings = true
+	defer func() { packedRings = false }()
+	for name, f := range map[string]func(*testing.T){
+		"guest connects": TestGuestConnects, "dial": TestDial, "half close": TestHalfClose, "credit": TestCreditOut,
+		"seqpacket": TestSeqpacket, "reset": TestReset, "forward": TestForward,
+	} {
+		t.Run(name, f)
+	}
+}
