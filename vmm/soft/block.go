@@ -150,7 +150,7 @@ func (c *CPU) lookupSlow(la uint64, mode uint8) *block {
 
 // build decodes the block at la.
 func (c *CPU) build(la, gpa uint64, k blockKey) *block {
-	if c.cached > cacheLimit {
+	if c.cached > cacheLimit || c.thunks.full() {
 		c.dropCode()
 	}
 	b := &block{key: k, gpa: gpa}
@@ -349,6 +349,7 @@ func (c *CPU) dropCode() {
 		}
 		c.forgetPage(pfn)
 	}
+	c.thunks.reset()
 	clear(c.pages)
 	clear(c.hash[:])
 	clear(c.jump[:])
@@ -402,8 +403,13 @@ func (c *CPU) compile(in *decode.Inst, err error, pos int) op {
 	default:
 		return op{fn: opInvalid}
 	}
-	if generic[in.Op] == nil {
+	if generic[in.Op] == nil || in.VEX && !c.vm.features.v3 {
 		return op{fn: opInvalid}
+	}
+	if in.Op == decode.VEX {
+		if in.Thunk = c.thunk(in); in.Thunk == 0 {
+			return op{fn: opInvalid}
+		}
 	}
 	if c.mode == decode.Mode64 {
 		if o, ok := fast(in, pos); ok {

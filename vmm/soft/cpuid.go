@@ -9,6 +9,7 @@ import (
 // features are what the guest is offered beyond the base of x86-64-v2.
 type features struct {
 	cr4, xcr0                          uint64
+	v3                                 bool // AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, XSAVE
 	bmi1, lzcnt, adx                   bool
 	invpcid, rdpid, rdrand, sha, aesni bool
 }
@@ -17,11 +18,18 @@ type features struct {
 // timer: 1 GHz, so that a tick is a nanosecond of the host's monotonic clock.
 const tscKHz = 1_000_000
 
-func defaultFeatures() features {
-	return features{
+// newFeatures is what the guest is offered; v3 asks for x86-64-v3.
+func newFeatures(v3 bool) features {
+	f := features{
 		cr4:  cr4Basic | cr4UMIP | cr4FSGSBASE | cr4PCIDE | cr4SMEP | cr4SMAP,
 		xcr0: 1, invpcid: true, rdpid: true, rdrand: true,
 	}
+	if v3 && hostHasV3() {
+		f.v3, f.bmi1, f.lzcnt = true, true, true
+		f.cr4 |= cr4OSXSAVE
+		f.xcr0 = xcr0X87 | xcr0SSE | xcr0AVX
+	}
+	return f
 }
 
 // CPUID bits (SDM vol. 2A, CPUID; AMD APM vol. 3 appendix E).
@@ -74,6 +82,9 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 		return [4]uint32{0x16, word(v, 0), word(v, 8), word(v, 4)}
 	case 1:
 		ecx, edx := uint32(leaf1ECX), uint32(leaf1EDX)
+		if c.vm.features.v3 {
+			ecx |= 1<<12 | 1<<26 | 1<<28 | 1<<29 // FMA XSAVE AVX F16C
+		}
 		if c.s.CR4&cr4OSXSAVE != 0 {
 			ecx |= 1 << 27
 		}
@@ -87,10 +98,16 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 		return [4]uint32{1 << 2} // APIC timer always running
 	case 7:
 		if sub == 0 {
-			return [4]uint32{0, leaf7EBX, leaf7ECX, leaf7EDX}
+			ebx := uint32(leaf7EBX)
+			if c.vm.features.v3 {
+				ebx |= 1<<3 | 1<<5 | 1<<8 // BMI1 AVX2 BMI2
+			}
+			return [4]uint32{0, ebx, leaf7ECX, leaf7EDX}
 		}
 	case 0xb:
 		return c.topologyLeaf(sub)
+	case 0xd:
+		return c.xsaveLeaf(sub)
 	case 0x15:
 		return [4]uint32{1, 1, tscKHz * 1000}
 	case 0x16:
@@ -105,7 +122,11 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 	case 0x80000000:
 		return [4]uint32{0x80000008}
 	case 0x80000001:
-		return [4]uint32{0, 0, ext1ECX, ext1EDX}
+		ecx := uint32(ext1ECX)
+		if c.vm.features.lzcnt {
+			ecx |= 1 << 5
+		}
+		return [4]uint32{0, 0, ecx, ext1EDX}
 	case 0x80000002, 0x80000003, 0x80000004:
 		at := int(leaf-0x80000002) * 16
 		return [4]uint32{word(brandString, at), word(brandString, at+4), word(brandString, at+8), word(brandString, at+12)}
@@ -115,6 +136,26 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 		return [4]uint32{0, 0, 0, 1 << 8} // invariant TSC
 	case 0x80000008:
 		return [4]uint32{48<<8 | physBits}
+	}
+	return [4]uint32{}
+}
+
+// xsaveLeaf is CPUID 0xd: the XSAVE area (SDM vol. 1 §13.2).
+func (c *CPU) xsaveLeaf(sub uint32) [4]uint32 {
+	if !c.vm.features.v3 {
+		return [4]uint32{}
+	}
+	switch sub {
+	case 0:
+		size := uint32(xsaveYMM)
+		if c.s.XCR0&xcr0AVX != 0 {
+			size = xsaveSize
+		}
+		return [4]uint32{uint32(c.vm.features.xcr0), size, xsaveSize, 0}
+	case 1:
+		return [4]uint32{1} // XSAVEOPT
+	case 2:
+		return [4]uint32{256, xsaveYMM, 0, 0}
 	}
 	return [4]uint32{}
 }

@@ -119,5 +119,10 @@ func vectorOps(set func(genFn, ...decode.Op)) {
 	set(genX87, decode.X87)
 	set(genFwait, decode.FWAIT)
 	set(genEmms, decode.EMMS)
+	set(genVex, decode.VEX)
+	set(genVzero, decode.VZEROUPPER)
+	set(genMaskedMove, decode.VMASKMOV)
+	set(genGather, decode.VGATHER)
+	set(genXsave, decode.XSAVE, decode.XSAVEOPT, decode.XRSTOR)
 	set(genFxsave, decode.FXSAVE, decode.FXRSTOR)
 }

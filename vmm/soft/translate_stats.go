@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 
@@ -12,11 +13,17 @@ import (
 
 var errHighState = errors.New("no room below 2 GiB")
 
+// option reports whether a word is in the comma-separated list GVMSPAWN_CPU:
+// interp for no translation, v3 for Config.V3.
+func option(word string) bool {
+	return slices.Contains(strings.Split(os.Getenv("GVMSPAWN_CPU"), ","), word)
+}
+
 // startTranslators gives every CPU a code cache. Without executable memory the
 // interpreter does all the work, and that is said once. GVMSPAWN_CPU=interp
 // asks for that.
 func (vm *VM) startTranslators() {
-	if os.Getenv("GVMSPAWN_CPU") == "interp" {
+	if option("interp") {
 		return
 	}
 	n := len(vm.cpus)

@@ -45,6 +45,10 @@ type Config struct {
 	// BootTime is the time of day at which the machine's clock is 0; zero
 	// means the host's time.
 	BootTime time.Time
+	// V3 offers the instructions of x86-64-v3, AVX2 among them, if the host
+	// has them. They are not translated: what uses them gets slower. The
+	// word v3 in the environment's GVMSPAWN_CPU does the same.
+	V3 bool
 	// Trace, if set, is called for exceptions and interrupts. It is slow.
 	Trace func(format string, args ...any)
 	// NoTranslator leaves everything to the interpreter.
@@ -123,6 +127,8 @@ type CPU struct {
 	cached                int
 	ended                 bool // the block under construction ends with a branch
 	native                nativeArgs
+	vexArgs               vexArgs
+	thunks                thunks
 	star, lstar, cstar    uint64
 	fmask, kernelGS       uint64
 	sysenterCS            uint64
@@ -155,7 +161,7 @@ func New(cfg Config) (*VM, error) {
 	if cfg.Deterministic && cfg.CPUs != 1 {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
-	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: defaultFeatures(), trace: cfg.Trace, log: cfg.Log,
+	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), trace: cfg.Trace, log: cfg.Log,
 		bootTime: cfg.BootTime, noted: map[uint32]bool{}}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
@@ -224,6 +230,7 @@ func (vm *VM) Close() error {
 			c.jit.free()
 			c.jit = nil
 		}
+		c.thunks.code.free()
 		freeArena(c.arena)
 		c.s, c.arena = nil, nil
 	}

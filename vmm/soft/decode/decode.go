@@ -109,6 +109,14 @@ type Inst struct {
 	Imm   uint64
 	Imm2  uint64
 	Attrs Attr
+	// VEX says that the instruction has a VEX prefix; its W, R, X and B are in
+	// REX, VexL is 1 for 256 bits. Form belongs to the operation VEX; Args[0]
+	// is then the memory operand, if there is one.
+	VEX        bool
+	VexL, Vvvv uint8
+	Form       *VexForm
+	// Thunk is for who executes the instruction; decoding leaves it 0.
+	Thunk uint64
 	// Native numbers the forms with attribute nat from 1; 0 is none.
 	Native uint16
 }
@@ -167,6 +175,14 @@ func (r *reader) u8() uint8 {
 	v := r.b[r.pos]
 	r.pos++
 	return v
+}
+
+// peek is the next byte, which stays; 0 if there is none.
+func (r *reader) peek() uint8 {
+	if r.pos >= len(r.b) {
+		return 0
+	}
+	return r.b[r.pos]
 }
 
 func (r *reader) uint(n uint8) uint64 {
@@ -282,7 +298,15 @@ func (in *Inst) sizes(addrPrefix bool) {
 
 // opcode reads the opcode bytes and all that follows.
 func (in *Inst) opcode(r *reader, op uint8) error {
-	if in.Mode == Mode64 && (op == 0xc4 || op == 0xc5) || op == 0x62 && in.Mode == Mode64 {
+	if op == 0xc4 || op == 0xc5 {
+		if in.Mode == Mode64 {
+			return in.vex(r, op)
+		}
+		if b := r.peek(); b >= 0xc0 { // else LES or LDS, which have no such forms
+			return in.vex(r, op)
+		}
+	}
+	if op == 0x62 && in.Mode == Mode64 {
 		return ErrInvalid
 	}
 	if op == 0x0f {

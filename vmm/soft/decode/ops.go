@@ -465,6 +465,10 @@ const (
 	SHA1RNDS4
 	AESKEYGENASSIST
 
+	VEX // any VEX-encoded instruction but the following
+	VZEROUPPER
+	VMASKMOV // and VPMASKMOV; Imm is 1 for a store
+	VGATHER  // and VPGATHER
 	numOps
 )
 
@@ -927,4 +931,8 @@ var opNames = [numOps]string{
 	PCMPISTRI:       "pcmpistri",
 	SHA1RNDS4:       "sha1rnds4",
 	AESKEYGENASSIST: "aeskeygenassist",
+	VEX:             "vex",
+	VZEROUPPER:      "vzeroupper",
+	VMASKMOV:        "vmaskmov",
+	VGATHER:         "vgather",
 }
