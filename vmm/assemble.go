@@ -138,6 +138,7 @@ func (m *Machine) addPCI() (*pci.Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.pci = host
 	err = errors.Join(
 		m.bus.Port.Map("PCI configuration address", layout.PortPCIAddr, 4, host.AddressPort()),
 		m.bus.Port.Map("PCI configuration data", layout.PortPCIData, 4, host.DataPort()),

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/console"
 	"github.com/gvmspawn/gvmspawn/virtio/vsock"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
@@ -45,6 +46,7 @@ type Machine struct {
 	windows map[string]*mem.Region // DAX windows by tag
 	dax     []daxShare
 	bus     bus.Bus
+	pci     *pci.Host
 	vm      vcpu.VM
 	why     string // why AccelAuto did not take KVM
 	runner  *runner

@@ -165,6 +165,13 @@ func (r *runner) pause() error {
 	return r.vm.PauseClock()
 }
 
+// isPaused reports whether pause was called last.
+func (r *runner) isPaused() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pausing
+}
+
 // resume undoes pause.
 func (r *runner) resume() error {
 	r.mu.Lock()

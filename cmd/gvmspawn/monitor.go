@@ -23,6 +23,9 @@ func monitorCommands() []monitorCommand {
 	control := func(f func(remote) error) func(*session, *vmm.Machine, io.Writer) error {
 		return func(r *session, _ *vmm.Machine, _ io.Writer) error { return f(remote{r}) }
 	}
+	inspect := func(what string) func(*session, *vmm.Machine, io.Writer) error {
+		return func(_ *session, m *vmm.Machine, w io.Writer) error { return m.Inspect(what, w) }
+	}
 	return []monitorCommand{
 		{"stop s", "stop the CPUs", control(remote.Pause)},
 		{"cont c", "let them go on", control(remote.Resume)},
@@ -36,6 +39,9 @@ func monitorCommands() []monitorCommand {
 			return nil
 		}},
 		{"info machine", "what the machine is made of", monitorMachine},
+		{"info registers", "the CPUs' registers", inspect("registers")},
+		{"info mem", "what is at which address and port", inspect("mem")},
+		{"info pci", "the PCI functions", inspect("pci")},
 		{"info stats", "memory and threads of this program", monitorStats},
 	}
 }

@@ -124,6 +124,13 @@ func (s *Space) Unmap(base uint64) {
 	s.maps.Store(&maps)
 }
 
+// Each calls f for every device, in order of address. End is inclusive.
+func (s *Space) Each(f func(base, end uint64, name string)) {
+	for _, m := range s.load() {
+		f(m.base, m.end, m.name)
+	}
+}
+
 func (s *Space) load() []mapping {
 	if p := s.maps.Load(); p != nil {
 		return *p
