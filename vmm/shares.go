@@ -7,15 +7,23 @@ import (
 )
 
 func (m *Machine) addShares(host *pci.Host) error {
+	squashed := false
 	for i := range m.cfg.Shares {
-		if err := m.addShare(host, &m.cfg.Shares[i]); err != nil {
+		s := &m.cfg.Shares[i]
+		dev, err := m.addShare(host, s)
+		if err != nil {
 			return err
 		}
+		squashed = squashed || dev.Squashed() && !s.ReadOnly
+	}
+	if squashed {
+		m.log.Warn("without root's rights the guest's users share your files: what they make is yours, which they see as root's, " +
+			"and they cannot change owners (as root, --private-users= gives them ids of their own)")
 	}
 	return nil
 }
 
-func (m *Machine) addShare(host *pci.Host, s *Share) error {
+func (m *Machine) addShare(host *pci.Host, s *Share) (*fs.Device, error) {
 	cfg := fs.Config{
 		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, InOrder: m.cfg.Deterministic, Log: m.log,
 		IDMap: fs.IDMap{Shift: s.IDShift, Range: s.IDRange},
@@ -26,25 +34,25 @@ func (m *Machine) addShare(host *pci.Host, s *Share) error {
 	if s.Ephemeral {
 		root, err := fs.Ephemeral(s.Path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer root.Close() // the device has its own
 		cfg.Root = root
 	}
 	dev, err := fs.New(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.onClose(dev.Close)
 	var windows []*mem.Region
 	if w := m.windows[s.Tag]; w != nil {
 		if err := dev.SetWindow(w); err != nil {
-			return err
+			return nil, err
 		}
 		windows = append(windows, w)
 		m.dax = append(m.dax, daxShare{dev, w})
 	}
-	return m.plug(host, "virtio-fs "+s.Tag, dev, windows...)
+	return dev, m.plug(host, "virtio-fs "+s.Tag, dev, windows...)
 }
 
 // daxShare is a share with a DAX window.
