@@ -231,3 +231,14 @@ func TestInformation(t *testing.T) {
 		}
 	}
 }
+
+// TestAlias: under systemd-vmspawn's name there are no commands, so that every
+// kernel argument is one.
+func TestAlias(t *testing.T) {
+	c := spawnCommand(t.TempDir(), "list")
+	c.Args[0] = "/usr/bin/systemd-vmspawn"
+	out, err := c.CombinedOutput()
+	if err == nil || !strings.HasPrefix(string(out), "systemd-vmspawn: no kernel was found in ") {
+		t.Errorf("%v %s", err, out)
+	}
+}
