@@ -74,7 +74,7 @@ const (
 	jumpSize   = 1 << 13
 	hashSize   = 1 << 15
 	maxOps     = 48
-	cacheLimit = 300_000 // operations in the cache before it is dropped as a whole
+	cacheLimit = 600_000 // operations in the cache before it is dropped as a whole
 	// maxMisses is after how many stores beside its code a page is taken
 	// for data with stale code.
 	maxMisses = 32
@@ -128,6 +128,15 @@ func (c *CPU) fetchPage(la uint64) (gpa, host uint64, ok bool) {
 }
 
 func (c *CPU) lookupSlow(la uint64, mode uint8) *block {
+	if e := c.s.entry(la); la^e.Exec < 4096 { // a present translation spares the walk
+		k := blockKey{e.Host + la&0xfff, mode}
+		for b := c.hash[k.hash()]; b != nil; b = b.chain {
+			if b.key == k && !b.dead && b.host2 == 0 {
+				c.lastGlobal = false
+				return b
+			}
+		}
+	}
 	gpa, host, ok := c.fetchPage(la)
 	if !ok {
 		return nil

@@ -22,7 +22,7 @@ import (
 
 const (
 	// hotRuns is after how many executions a block is translated.
-	hotRuns = 40
+	hotRuns = 12
 	// maxTranslations is how many translations a block has at most, one for
 	// each address it is mapped at.
 	maxTranslations = 4
@@ -83,7 +83,7 @@ type translator struct {
 	first    int // of hot behind the common parts
 	trs      []*translation
 	epoch    uint32
-	sse      bool
+	as       assumptions
 	counting bool
 
 	enter, leave, loadXMM uint64
@@ -111,19 +111,13 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 	j.coldFrom = size / 2
 	j.cold = j.coldFrom
 	j.common()
-	j.sse = c.sseReady()
+	j.as = c.assume()
 	return j, nil
 }
 
 func (j *translator) free() {
 	j.mem.free()
 	freeMap(j.xMap)
-}
-
-// sseReady reports whether vector instructions can run without any check.
-func (c *CPU) sseReady() bool {
-	s := c.s
-	return s.CR0&(cr0EM|cr0TS) == 0 && s.CR4&cr4OSFXSR != 0 && s.MXCSR&0x1f80 == 0x1f80
 }
 
 // reg is the address of guest register r in State.
@@ -286,9 +280,9 @@ func (c *CPU) runTier(b *block) int {
 	if b.runs < hotRuns && len(b.trs) == 0 || c.due() {
 		return c.exec(b)
 	}
-	if ready := c.sseReady(); ready != j.sse {
+	if as := c.assume(); as != j.as {
 		j.reset()
-		j.sse = ready
+		j.as = as
 	}
 	t := j.find(b, c.s.RIP)
 	if t == nil {
@@ -318,9 +312,9 @@ func (j *translator) run(t *translation) int {
 		}
 	}
 	for {
-		x.Intr = uint32(boolBit(c.intrWaiting))
+		j.before()
 		runCode(j.enter)
-		s.setArith(x.Flags)
+		j.after()
 		id := ld32(x.ExitPC)
 		if j.stats != nil {
 			j.stats.kinds[id&3]++
@@ -351,6 +345,27 @@ func (j *translator) run(t *translation) int {
 	}
 }
 
+// before copies what translated code uses of CPU.
+func (j *translator) before() {
+	c, x := j.c, j.x
+	x.Intr = uint32(boolBit(c.intrWaiting))
+	x.KernelGS = c.kernelGS
+	x.TLBs = [2]uint64{c.slot.modes[tlbSup].addr, c.slot.modes[tlbSMAP].addr}
+	if c.dataBreaks {
+		x.TLBs = [2]uint64{c.emptyTLB, c.emptyTLB}
+	}
+}
+
+// after takes back what it may have changed.
+func (j *translator) after() {
+	c, x := j.c, j.x
+	c.s.setArith(x.Flags)
+	c.kernelGS = x.KernelGS
+	if j.as&asSMAP != 0 {
+		c.setTLBMode()
+	}
+}
+
 // interp runs instruction n of t, and those behind it that only the interpreter
 // can run. stNext means that t goes on in host code; enter is prepared for that.
 func (j *translator) interp(t *translation, n int) int {
@@ -369,7 +384,7 @@ func (j *translator) interp(t *translation, n int) int {
 		n++
 		switch st {
 		case stNext:
-			if b.dead || c.sseReady() != j.sse {
+			if b.dead || c.assume() != j.as {
 				s.RIP = t.la + uint64(o.pos) + uint64(o.len)
 				j.count(n)
 				return stExit
@@ -483,7 +498,7 @@ func (j *translator) analyse(b *block) bool {
 			t.class, t.reads, t.fw = tcInterp, true, fwSome
 		} else {
 			t.code = code[t.pos : t.pos+int(o.len)]
-			t.classify(c.s.CPL, j.sse)
+			t.classify(c.s.CPL, j.as)
 			if t.in.Op == decode.PAUSE && len(c.vm.cpus) > 1 {
 				t.refuse() // which offers the host's CPU to others
 			}

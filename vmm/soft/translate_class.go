@@ -29,6 +29,12 @@ const (
 	tcSti
 	tcCld
 	tcPushf
+	tcRep
+	tcBitMem
+	tcSwapgs
+	tcAC
+	tcSegBase
+	tcMovSys
 	tcEnd // the block's end without a branch
 )
 
@@ -59,12 +65,42 @@ type tinst struct {
 	size  uint8
 }
 
-// classify decides how t is translated. sse says that vector instructions
-// may run: the guest has enabled them and masks their exceptions.
-func (t *tinst) classify(cpl uint32, sse bool) {
+// assumptions are the parts of the CPU's mode that translations depend on
+// beside their block's key.
+type assumptions uint8
+
+const (
+	asSSE      assumptions = 1 << iota // vector instructions run, with all exceptions masked
+	asSMAP                             // CR4.SMAP
+	asFSGSBASE                         // CR4.FSGSBASE
+)
+
+// assume returns what holds now.
+func (c *CPU) assume() (as assumptions) {
+	s := c.s
+	if s.CR0&(cr0EM|cr0TS) == 0 && s.CR4&cr4OSFXSR != 0 && s.MXCSR&0x1f80 == 0x1f80 {
+		as = asSSE
+	}
+	if s.CR4&cr4SMAP != 0 {
+		as |= asSMAP
+	}
+	if s.CR4&cr4FSGSBASE != 0 {
+		as |= asFSGSBASE
+	}
+	return as
+}
+
+// classify decides how t is translated.
+func (t *tinst) classify(cpl uint32, as assumptions) {
 	in := &t.in
 	t.class, t.reads, t.fw = t.scalar(cpl)
-	if t.class == tcInterp && sse && t.vector() {
+	if t.class == tcInterp {
+		t.class, t.reads, t.fw = t.system(cpl, as)
+	}
+	if t.class == tcMovSys || t.class == tcRep {
+		return
+	}
+	if t.class == tcInterp && as&asSSE != 0 && t.vector() {
 		t.class = tcSame
 		t.sse = true
 		if in.Attrs&(decode.AttrFlags|decode.AttrStr) != 0 {
@@ -184,7 +220,10 @@ func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
 		return tcSame, true, fwSome
 	case decode.BT, decode.BTS, decode.BTR, decode.BTC:
 		if in.Args[0].Kind == decode.KMem && in.Args[1].Kind != decode.KImm {
-			return tcInterp, true, fwSome // its address depends on the bit number
+			if in.OpSize == 2 {
+				break
+			}
+			return tcBitMem, true, fwSome // its address depends on the bit number
 		}
 		return tcSame, true, fwSome
 	case decode.SETCC, decode.CMOVCC, decode.LAHF:
@@ -197,6 +236,10 @@ func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
 	case decode.MOV:
 		if in.Map == 0 && in.Opcode >= 0xa0 && in.Opcode <= 0xa3 {
 			return tcMoffs, false, fwNone
+		}
+		switch in.Args[1].Kind {
+		case decode.KSeg, decode.KCR, decode.KDR:
+			return tcInterp, true, fwSome
 		}
 		return tcSame, false, fwNone
 	case decode.LEA:
@@ -263,6 +306,42 @@ func (t *tinst) flow(cpl uint32) (c tclass, reads bool, fw uint8) {
 	case decode.PUSHF:
 		if in.OpSize == 8 {
 			return tcPushf, true, fwNone
+		}
+	}
+	return tcInterp, true, fwSome
+}
+
+// system is scalar for string and system instructions.
+func (t *tinst) system(cpl uint32, as assumptions) (c tclass, reads bool, fw uint8) {
+	in := &t.in
+	if in.Mode != decode.Mode64 {
+		return tcInterp, true, fwSome
+	}
+	switch in.Op {
+	case decode.MOVSB, decode.MOVSV, decode.STOSB, decode.STOSV:
+		if (in.Rep || in.Repne) && in.AddrSize == 8 && in.SegOverride == decode.RegNone {
+			return tcRep, false, fwNone
+		}
+	case decode.SWAPGS:
+		if cpl == 0 {
+			return tcSwapgs, false, fwNone
+		}
+	case decode.CLAC, decode.STAC:
+		if cpl == 0 && as&asSMAP != 0 {
+			return tcAC, false, fwNone
+		}
+	case decode.RDFSBASE, decode.RDGSBASE, decode.WRFSBASE, decode.WRGSBASE:
+		if as&asFSGSBASE != 0 {
+			return tcSegBase, false, fwNone
+		}
+	case decode.MOV:
+		d, a := in.Args[0], in.Args[1]
+		if d.Kind != decode.KReg || d.Size < 4 {
+			break
+		}
+		if a.Kind == decode.KSeg && a.Reg <= decode.GS ||
+			a.Kind == decode.KCR && cpl == 0 && (a.Reg == 0 || a.Reg == 2 || a.Reg == 3 || a.Reg == 4) {
+			return tcMovSys, false, fwNone
 		}
 	}
 	return tcInterp, true, fwSome

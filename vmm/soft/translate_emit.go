@@ -200,6 +200,18 @@ func (e *emitter) inst(t *tinst) {
 		e.flagBits(t)
 	case tcPushf:
 		e.pushf(t)
+	case tcRep:
+		e.rep(t)
+	case tcBitMem:
+		e.bitMem(t)
+	case tcSwapgs:
+		e.swapgs()
+	case tcAC:
+		e.accessControl(t)
+	case tcSegBase:
+		e.segBase(t)
+	case tcMovSys:
+		e.movSys(t)
 	case tcEnd:
 		e.exitTo(0, e.t.la+uint64(t.pos))
 	}
@@ -309,27 +321,37 @@ func (e *emitter) effective(t *tinst, dst uint8) {
 // the flags and hT2.
 func (e *emitter) check(size uint8, write bool, v uint64, known bool) {
 	h, j := e.h, e.j
-	tag := int32(tagRead)
-	if write {
-		tag = tagWrite
-	}
+	tag := tagOf(write)
 	disp := int32(0)
 	if known {
 		h.imm(hT1, v)
 		h.ra(true, 0x8b, hT2, j.state(offTLB))
 		disp = int32(v >> 12 & (TLBSize - 1) * 32)
 	} else {
-		h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
-		h.rex(false, 0, 0, hT2)
-		h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
-		h.alui(false, 4, hT2, (TLBSize-1)<<5)
-		h.ra(true, 0x03, hT2, j.state(offTLB)) // add
+		e.tlbEntry()
 	}
 	h.rm(true, 0x33, hT1, hT2, disp+tag) // xor
 	h.alui(true, 7, hT1, 4096-int32(size))
 	h.jcc(ccA, e.slowPath())
 	h.rm(true, 0x03, hT1, hT2, disp+tagHost) // add
 	e.clobber()
+}
+
+func tagOf(write bool) int32 {
+	if write {
+		return tagWrite
+	}
+	return tagRead
+}
+
+// tlbEntry leaves the address of the entry for the address in hT1 in hT2.
+func (e *emitter) tlbEntry() {
+	h := e.h
+	h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
+	h.rex(false, 0, 0, hT2)
+	h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
+	h.alui(false, 4, hT2, (TLBSize-1)<<5)
+	h.ra(true, 0x03, hT2, e.j.state(offTLB)) // add
 }
 
 // access emits address and check of t's memory operand.

@@ -55,6 +55,9 @@ func (st *jitStats) note(t *translation, n int) {
 	name := "end"
 	if decode.Decode(&in, hostBytes(t.b.key.host+uint64(o.pos), int(o.len)), decode.Mode64) == nil {
 		name = in.Op.String()
+		if in.Op == decode.MOV {
+			name = fmt.Sprintf("mov%02x", in.Opcode)
+		}
 		if t.interp>>n&1 == 0 {
 			name = "miss " + name
 		}

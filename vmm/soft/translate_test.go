@@ -80,7 +80,7 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 			if decode.Decode(&t.in, buf[:15], decode.Mode64) != nil || !oracleOK(&t.in) || t.in.Op == decode.FXSAVE || !near(&t.in) {
 				continue
 			}
-			t.classify(3, true)
+			t.classify(3, asSSE)
 			u := undefined(&t.in, 99)
 			if (t.reads || t.fw == fwSome) && undef != 0 {
 				continue

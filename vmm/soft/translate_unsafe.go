@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // jitContext is what translated code keeps beside State. It is mapped below
@@ -18,7 +20,11 @@ type jitContext struct {
 	XMM    uint32 // the guest's vector registers are in the host's
 	Want   uint32 // enter loads vector registers
 	Intr   uint32 // copy of CPU.intrWaiting
-	_      [16]byte
+	Tmp2   uint64
+	// KernelGS is a copy of CPU.kernelGS, TLBs the addresses of the
+	// translation buffers with and without access to user pages.
+	KernelGS uint64
+	TLBs     [2]uint64
 	// Jump maps addresses to translated code for indirect branches, apart for
 	// supervisor and user mode.
 	Jump [2][jumpSlots]jumpSlot
@@ -38,20 +44,28 @@ var (
 	offFlags    = uint64(unsafe.Offsetof(State{}.Flags))
 	offTLB      = uint64(unsafe.Offsetof(State{}.TLB))
 	offExit     = uint64(unsafe.Offsetof(State{}.Exit))
+	offSeg      = uint64(unsafe.Offsetof(State{}.Seg))
+	offSegBase  = uint64(unsafe.Offsetof(vcpu.Segment{}.Base))
+	offSelector = uint64(unsafe.Offsetof(vcpu.Segment{}.Selector))
+	segmentSize = uint64(unsafe.Sizeof(vcpu.Segment{}))
+	offCRs      = [5]uint64{0: uint64(unsafe.Offsetof(State{}.CR0)), 2: uint64(unsafe.Offsetof(State{}.CR2)), 3: uint64(unsafe.Offsetof(State{}.CR3)), 4: uint64(unsafe.Offsetof(State{}.CR4))}
 	offCount    = uint64(unsafe.Offsetof(State{}.Count))
 	offDeadline = uint64(unsafe.Offsetof(State{}.Deadline))
 	offMXCSR    = uint64(unsafe.Offsetof(State{}.MXCSR))
 	offXMM      = uint64(unsafe.Offsetof(State{}.XMM))
 
-	jxResume = uint64(unsafe.Offsetof(jitContext{}.Resume))
-	jxExitPC = uint64(unsafe.Offsetof(jitContext{}.ExitPC))
-	jxFlags  = uint64(unsafe.Offsetof(jitContext{}.Flags))
-	jxTmp    = uint64(unsafe.Offsetof(jitContext{}.Tmp))
-	jxHostCS = uint64(unsafe.Offsetof(jitContext{}.HostCS))
-	jxXMM    = uint64(unsafe.Offsetof(jitContext{}.XMM))
-	jxWant   = uint64(unsafe.Offsetof(jitContext{}.Want))
-	jxIntr   = uint64(unsafe.Offsetof(jitContext{}.Intr))
-	jxJump   = uint64(unsafe.Offsetof(jitContext{}.Jump))
+	jxResume   = uint64(unsafe.Offsetof(jitContext{}.Resume))
+	jxExitPC   = uint64(unsafe.Offsetof(jitContext{}.ExitPC))
+	jxFlags    = uint64(unsafe.Offsetof(jitContext{}.Flags))
+	jxTmp      = uint64(unsafe.Offsetof(jitContext{}.Tmp))
+	jxHostCS   = uint64(unsafe.Offsetof(jitContext{}.HostCS))
+	jxXMM      = uint64(unsafe.Offsetof(jitContext{}.XMM))
+	jxWant     = uint64(unsafe.Offsetof(jitContext{}.Want))
+	jxIntr     = uint64(unsafe.Offsetof(jitContext{}.Intr))
+	jxTmp2     = uint64(unsafe.Offsetof(jitContext{}.Tmp2))
+	jxKernelGS = uint64(unsafe.Offsetof(jitContext{}.KernelGS))
+	jxTLBs     = uint64(unsafe.Offsetof(jitContext{}.TLBs))
+	jxJump     = uint64(unsafe.Offsetof(jitContext{}.Jump))
 )
 
 func (x *jitContext) addr() uint64 { return uint64(uintptr(unsafe.Pointer(x))) }
