@@ -509,3 +509,45 @@ func TestPackedRings(t *testing.T) {
 		t.Run(name, f)
 	}
 }
+
+// Row 22: connections and what they may make the host hold are bounded.
+func TestConnectionLimit(t *testing.T) {
+	g := newGuest(t, newDevice(t, Config{}), 32)
+	l, _ := g.dev.Listen(1)
+	go func() {
+		for {
+			if _, err := l.Accept(); err != nil { // and never close
+				return
+			}
+		}
+	}()
+	accepted, refused := 0, 0
+	for port := range uint32(maxConns + 50) {
+		s := &sock{g: g, typ: VIRTIO_VSOCK_TYPE_STREAM, port: port, peer: 1, alloc: 1 << 16}
+		s.send(VIRTIO_VSOCK_OP_REQUEST, 0, nil)
+		switch p := g.recv(); p.op {
+		case VIRTIO_VSOCK_OP_RESPONSE:
+			accepted++
+		case VIRTIO_VSOCK_OP_RST:
+			refused++
+		}
+		for accepted%100 == 99 && backlog(l) > 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	g.dev.mu.Lock()
+	promised := g.dev.promised
+	g.dev.mu.Unlock()
+	if accepted != maxConns || refused != 50 || promised > windowBudget+maxConns*smallWindow {
+		t.Errorf("%d accepted, %d refused, %d bytes promised", accepted, refused, promised)
+	}
+	if _, err := g.dev.Dial(context.Background(), 22); !errors.Is(err, syscall.ENOBUFS) {
+		t.Errorf("dial: %v", err)
+	}
+}
+
+func backlog(l *Listener) int {
+	l.dev.mu.Lock()
+	defer l.dev.mu.Unlock()
+	return len(l.backlog)
+}
