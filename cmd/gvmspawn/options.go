@@ -309,7 +309,7 @@ func (s *settings) setFirmwareFeatures(v string) error {
 func (s *settings) setSecureBoot(v string) error {
 	t, err := arg.ParseTristate(v)
 	if err == nil && t == arg.Yes {
-		return errors.New("Secure Boot is not supported yet")
+		return errors.New("UEFI Secure Boot is not supported yet")
 	}
 	s.secureBoot = t
 	return err

@@ -28,22 +28,21 @@ type settings struct {
 	extraDrives               []arg.Drive
 
 	// Host.
-	cpus                         arg.Topology
-	ram                          arg.Memory
-	kvm, vsock, tpm              arg.Tristate
-	vsockCID                     uint32
-	networkTAP, networkUser      bool
-	ports                        []arg.Forward
-	firmware                     string
-	secureBoot                   arg.Tristate
-	linux                        string
-	initrds                      []string
-	smbios11                     []string
-	uuid                         arg.UUID
-	deterministic, kaslr, noINIT bool
-	seed                         uint64
-	gdb                          string
-	dax                          uint64
+	cpus                    arg.Topology
+	ram                     arg.Memory
+	kvm, vsock, tpm         arg.Tristate
+	vsockCID                uint32
+	networkTAP, networkUser bool
+	ports                   []arg.Forward
+	firmware                string
+	secureBoot              arg.Tristate
+	linux                   string
+	initrds                 []string
+	smbios11                []string
+	uuid                    arg.UUID
+	deterministic, kaslr    bool
+	seed                    uint64
+	dax                     uint64
 
 	// Properties and system integration.
 	register       arg.Tristate

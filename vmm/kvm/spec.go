@@ -1,5 +1,7 @@
 package kvm
 
+//lint:file-ignore U1000 the kernel's structs are here whole, whether or not a field is used
+
 // Ioctls of /dev/kvm (KVM API §4, "system ioctl").
 const (
 	KVM_GET_API_VERSION     = 0xae00

@@ -133,6 +133,9 @@ func TestBootLinux(t *testing.T) {
 	limit := time.AfterFunc(time.Duration(limitSeconds())*time.Second, c.Kick)
 	defer limit.Stop()
 	ex, err := c.Run()
+	if err != nil {
+		t.Error(err)
+	}
 	t.Logf("exit %v %v after %v, %d instructions, %.1f MIPS rip %#x\n%s", ex.Reason, ex.Detail, time.Since(start), c.s.Count, float64(c.s.Count)/time.Since(start).Seconds()/1e6, c.s.RIP, "")
 	if !bytes.Contains(u.out, []byte("HELLO")) {
 		dumpLog(m)

@@ -8,10 +8,10 @@ import (
 
 // features are what the guest is offered beyond the base of x86-64-v2.
 type features struct {
-	cr4, xcr0                          uint64
-	v3                                 bool // AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, XSAVE
-	bmi1, lzcnt, adx                   bool
-	invpcid, rdpid, rdrand, sha, aesni bool
+	cr4, xcr0              uint64
+	v3                     bool // AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, XSAVE
+	bmi1, lzcnt, adx       bool
+	invpcid, rdpid, rdrand bool
 }
 
 // tscKHz is the frequency of the time stamp counter and of the local APIC's

@@ -31,7 +31,6 @@ func (s *State) shift(op decode.Op, a uint64, n uint, size uint8) uint64 {
 		r = a >> n
 		of = a >> (w - 1) // as for a count of 1
 		if n > 1 {
-			of = bit(r<<1, w) ^ r>>(w-1)
 			of = (r ^ r<<1) >> (w - 1) & 1
 		}
 	case decode.SAR:

@@ -24,7 +24,6 @@ type guest struct {
 	ram  []byte
 	vm   *VM
 	out  []uint32 // written to portEnd + 1
-	mmio []string
 	read func(addr uint64, size int) uint64
 
 	mu    sync.Mutex

@@ -40,7 +40,6 @@ const (
 
 // Offsets of the fields that translated code uses.
 var (
-	offRIP      = uint64(unsafe.Offsetof(State{}.RIP))
 	offFlags    = uint64(unsafe.Offsetof(State{}.Flags))
 	offTLB      = uint64(unsafe.Offsetof(State{}.TLB))
 	offExit     = uint64(unsafe.Offsetof(State{}.Exit))
