@@ -50,7 +50,11 @@ func (c *CPU) x87Pending() bool {
 	return true
 }
 
-func (c *CPU) mm(r uint8) uint64 { return binary.LittleEndian.Uint64(c.s.FX[fxST+16*int(r&7):]) }
+// mm reads an MMX register, which is a physical register.
+func (c *CPU) mm(r uint8) uint64 {
+	st := int(r) - int(c.fsw()>>11&7)
+	return binary.LittleEndian.Uint64(c.s.FX[fxST+16*(st&7):])
+}
 
 // setMM writes an MMX register; bits 64 to 79 become ones.
 func (c *CPU) setMM(r uint8, v uint64) {
@@ -60,9 +64,15 @@ func (c *CPU) setMM(r uint8, v uint64) {
 }
 
 // touchMMX is what every MMX instruction but EMMS does: TOP = 0, all tags
-// valid (SDM vol. 1 §9.5.1). The image holds registers by their place in the
-// stack, so they move when TOP does.
+// valid (SDM vol. 1 §9.5.1).
 func (c *CPU) touchMMX() {
+	c.clearTop()
+	c.s.FX[fxFTW] = 0xff
+}
+
+// clearTop makes TOP 0. The image holds registers by their place in the stack,
+// so they move then.
+func (c *CPU) clearTop() {
 	w := c.fsw()
 	if top := int(w >> 11 & 7); top != 0 {
 		var regs [128]byte
@@ -72,14 +82,14 @@ func (c *CPU) touchMMX() {
 		}
 		c.setFSW(w &^ (7 << 11))
 	}
-	c.s.FX[fxFTW] = 0xff
 }
 
-// genMMXReady is EMMS.
+// genEmms is EMMS, which makes TOP 0, too (SDM vol. 3A table 14-1).
 func genEmms(c *CPU, in *decode.Inst) int {
 	if !c.mmxUsable() {
 		return stFault
 	}
+	c.clearTop()
 	c.s.FX[fxFTW] = 0
 	return stNext
 }
@@ -251,6 +261,7 @@ func (c *CPU) x87Control(in *decode.Inst, op, reg uint8) int {
 		case 0x22: // FNCLEX
 			c.setFSW(c.fsw() &^ 0x80ff)
 		case 0x23: // FNINIT
+			c.clearTop()
 			c.setFCW(0x37f)
 			c.setFSW(0)
 			c.s.FX[fxFTW] = 0
