@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -187,5 +188,36 @@ func TestSMP(t *testing.T) {
 			t.Errorf("a CPU reports %#x", v)
 		}
 		ids[id] = true
+	}
+}
+
+// TestSIPIStorm: a CPU that resets and restarts all others without end neither
+// hangs nor stops the machine (hostile guest, row 27).
+func TestSIPIStorm(t *testing.T) {
+	const cpus, apAt = 4, 0x8000
+	init, sipi := movMem(apicICR, 0xc4500), movMem(apicICR, 0xc4600|apAt>>12)
+	prog := code(movMem(apicSVR, 0x1ff), init, sipi, []byte{0xe6, 0x70, 0xeb}) // out 0x70, al; jmp to init
+	prog = append(prog, byte(-(len(init) + len(sipi) + 4)))
+	g := newGuest(t, cpus, prog...)
+	if err := g.mem.WriteAt([]byte{0xeb, 0xfe}, mem.GPA(apAt)); err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 500
+	n, enough := 0, make(chan struct{})
+	g.io.log = nil
+	g.io.hook = func(access) {
+		if n++; n == rounds {
+			close(enough)
+		}
+	}
+	for i := 1; i < cpus; i++ {
+		g.background(t, i)
+	}
+	g.start(t, flat32)
+	g.background(t, 0)
+	select {
+	case <-enough:
+	case <-time.After(30 * time.Second):
+		t.Error("the storm stands still")
 	}
 }

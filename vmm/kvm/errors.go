@@ -77,7 +77,7 @@ func openDevice(path string) (*os.File, error) {
 	case errors.Is(err, fs.ErrNotExist), errno == unix.ENODEV, errno == unix.ENXIO:
 		return nil, &UnusableError{Missing, nil}
 	}
-	return nil, &UnusableError{Broken, err}
+	return nil, err
 }
 
 // createError is what a failing KVM_CREATE_VM means.

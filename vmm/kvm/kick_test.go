@@ -94,7 +94,7 @@ func TestKickStorm(t *testing.T) {
 		})
 	}
 	onThread(t, func() {
-		for range 2000 {
+		for range 300 {
 			if exit, err := c.Run(); err != nil || exit.Reason != vcpu.ExitKick {
 				t.Errorf("Run: %+v, %v", exit, err)
 				break

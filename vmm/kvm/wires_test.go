@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -375,5 +377,36 @@ func TestClock(t *testing.T) {
 	}
 	if d := time.Duration(tsc1-tsc0) * time.Millisecond / time.Duration(khz); d < 0 || d > pause/2 {
 		t.Errorf("the TSC went on by %v in a pause of %v", d, pause)
+	}
+}
+
+// TestNoFilesLeft: at the limit of open files, wires are refused with an error
+// (hostile guest, row 28), and those there go on working.
+func TestNoFilesLeft(t *testing.T) {
+	g := newGuest(t, 1)
+	m, err := g.NewMSI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	low := unix.Rlimit{Cur: 3, Max: old.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Skip(err)
+	}
+	_, bellErr := g.NewDoorbell()
+	fd := m.FD()
+	routeErr := m.Route(msiAddress, vectorMSI)
+	_, vmErr := New(Config{Memory: g.mem, CPUs: 1, IO: g.io})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if bellErr == nil || fd != -1 || routeErr != nil || vmErr == nil {
+		t.Errorf("without files: doorbell %v, MSI fd %d, route %v, VM %v", bellErr, fd, routeErr, vmErr)
+	}
+	if m.FD() < 0 {
+		t.Error("no eventfd although there are files again")
 	}
 }
