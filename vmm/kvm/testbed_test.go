@@ -27,6 +27,7 @@ func TestBootTestbed(t *testing.T) {
 	res := guesttest.Testbed{
 		Script:  "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 8m -test.bench 'Exit|New' -test.benchtime 50x",
 		Files:   map[string]string{"kvm.test": self},
+		SMP:     true,
 		Timeout: 10 * time.Minute,
 	}.Run(t)
 	if res.Status != 0 {
