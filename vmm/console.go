@@ -62,8 +62,13 @@ type consoleTap struct {
 // tapLine bounds what is kept of one line, in bytes.
 const tapLine = 256
 
-// panicMark is how Linux announces a panic (kernel/panic.c).
-var panicMark = []byte("Kernel panic - not syncing")
+// panicMark is how Linux announces a panic (kernel/panic.c), restartMark how it
+// announces an orderly restart (kernel/reboot.c): then an earlier panic was only
+// talked about on the console.
+var (
+	panicMark   = []byte("Kernel panic - not syncing")
+	restartMark = []byte("reboot: Restarting system")
+)
 
 // Write notes p and writes it to the console. Without an output it succeeds.
 func (c *consoleTap) Write(p []byte) (int, error) {
@@ -95,7 +100,10 @@ func (c *consoleTap) note(p []byte) {
 func (c *consoleTap) endLine() {
 	if len(bytes.TrimSpace(c.line)) > 0 {
 		c.last = string(c.line)
-		if c.panik == "" && bytes.Contains(c.line, panicMark) {
+		switch {
+		case bytes.Contains(c.line, restartMark):
+			c.panik = ""
+		case c.panik == "" && bytes.Contains(c.line, panicMark):
 			c.panik = c.last
 		}
 	}

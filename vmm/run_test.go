@@ -167,6 +167,9 @@ func TestConsoleTapFindsPanicAndLastLine(t *testing.T) {
 	if got := c.panicked(); !strings.HasSuffix(got, "not syncing: no init") {
 		t.Errorf("panic line %q", got)
 	}
+	if _, _ = c.Write([]byte("[ 2.0] reboot: Restarting system\n---[ end ]---\n")); c.panicked() != "" {
+		t.Error("an orderly restart is a panic")
+	}
 	if got := c.lastLine(); got != "---[ end ]---" {
 		t.Errorf("last line %q", got)
 	}

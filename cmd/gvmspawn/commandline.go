@@ -21,6 +21,9 @@ func (s *settings) commandLine(options, root []string) (string, error) {
 		}
 		words = append(words, "console="+device)
 	}
+	// A kernel that panics resets the machine at once, instead of standing
+	// still for ever, unless the user's panic= says otherwise.
+	words = append(words, "panic=-1")
 	words = append(append(append(words, options...), s.args...), root...)
 	line := strings.Join(words, " ")
 	if len(line) >= maxCommandLine {
