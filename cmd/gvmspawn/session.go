@@ -54,6 +54,8 @@ type session struct {
 	control  *control.Service   // nil: not published
 	keyPath  string             // of the private SSH key, "" for none
 	journal  *journal.Receiver  // nil: not forwarded
+	// guestLimit is for messages that the guest can cause.
+	guestLimit *logging.Limit
 
 	mu         sync.Mutex // guards what follows
 	machine    *vmm.Machine
@@ -89,7 +91,7 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	r := &session{plan: p, manager: manager, cancel: cancel, done: ctx.Done(), messages: &messages{w: c.stderr}, colors: c.logSettings()}
+	r := &session{plan: p, manager: manager, cancel: cancel, done: ctx.Done(), messages: &messages{w: c.stderr}, colors: c.logSettings(), guestLimit: logging.GuestLimit()}
 	defer r.close()
 	r.log = logging.New(r.colors, r.messages)
 	r.usePassed(fds, r.log)
@@ -274,11 +276,11 @@ func (r *session) guestNotifies(c net.Conn) {
 	c.SetDeadline(time.Now().Add(notifyTimeout)) //nolint:errcheck // then the guest only holds one connection
 	m, err := notify.Read(c)
 	if err != nil {
-		r.log.Warn("Ignoring a notification of the guest", "error", err)
+		r.warnAboutGuest("Ignoring a notification of the guest", "error", err)
 		return
 	}
 	if m.Bad != "" {
-		r.log.Warn("Ignoring a field of a notification that cannot be parsed", "field", m.Bad)
+		r.warnAboutGuest("Ignoring a field of a notification that cannot be parsed", "field", m.Bad)
 	}
 	r.mu.Lock()
 	if m.ExitStatus >= 0 {
@@ -306,10 +308,18 @@ func (r *session) guestNotifies(c net.Conn) {
 	}
 }
 
-// tell sends to our service manager and logs a failure.
+// warnAboutGuest logs what the guest did wrong, but not for ever.
+func (r *session) warnAboutGuest(message string, args ...any) {
+	if r.guestLimit.Allow() {
+		r.log.Warn(message, args...)
+	}
+}
+
+// tell sends to our service manager and logs a failure. What a guest says
+// makes us call it, so failures are limited, too.
 func (r *session) tell(fields ...string) {
 	if err := r.manager.Send(fields...); err != nil {
-		r.log.Warn(err.Error())
+		r.warnAboutGuest(err.Error())
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
 )
 
 // Limits are those of systemd-journal-remote, in bytes but for MaxFiles; 0 is
@@ -47,6 +49,7 @@ type Receiver struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	turn   sync.Mutex // one stream at a time
+	limit  *logging.Limit
 }
 
 // Open prepares a receiver. Path is a file that ends in ".journal", else a
@@ -59,7 +62,7 @@ func Open(path, machine string, l Limits, log *slog.Logger) (*Receiver, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot forward the journal: %w", err)
 	}
-	r := &Receiver{path: path, machine: machine, limits: l, log: log}
+	r := &Receiver{path: path, machine: machine, limits: l, log: log, limit: logging.GuestLimit()}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	for _, p := range Programs {
 		if _, err := os.Stat(p); err == nil {
@@ -117,7 +120,7 @@ func (r *Receiver) Serve(c net.Conn) {
 	if r.program != "" {
 		receive = r.convert
 	}
-	if err := receive(c); err != nil && r.ctx.Err() == nil {
+	if err := receive(c); err != nil && r.ctx.Err() == nil && r.limit.Allow() {
 		r.log.Warn("Receiving the guest's journal failed", "error", err)
 	}
 }

@@ -317,6 +317,32 @@ func color(p int) (on, off string) {
 	return "", ""
 }
 
+// Limit bounds how often something is logged. The zero value allows nothing.
+type Limit struct {
+	Interval time.Duration
+	Burst    int
+
+	mu    sync.Mutex // guards what follows
+	start time.Time
+	count int
+}
+
+// GuestLimit is for messages that a guest can cause: ten in half a minute.
+func GuestLimit() *Limit { return &Limit{Interval: 30 * time.Second, Burst: 10} }
+
+// Allow reports whether one more is within the limit.
+func (l *Limit) Allow() bool { return l.allow(time.Now()) }
+
+func (l *Limit) allow(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.start) > l.Interval {
+		l.start, l.count = now, 0
+	}
+	l.count++
+	return l.count <= l.Burst
+}
+
 // Kernel log lines allowed in an interval, as systemd limits itself.
 const (
 	kmsgInterval = 5 * time.Second
@@ -326,35 +352,25 @@ const (
 // kmsg writes to the kernel's log, rate-limited.
 type kmsg struct {
 	w     io.Writer
-	mu    sync.Mutex // guards the limit
-	start time.Time
-	count int
+	limit *Limit
 }
+
+func newKmsg(w io.Writer) *kmsg { return &kmsg{w, &Limit{Interval: kmsgInterval, Burst: kmsgBurst}} }
 
 func openKmsg() sink {
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil
 	}
-	return &kmsg{w: f}
+	return newKmsg(f)
 }
 
 func (k *kmsg) log(r slog.Record, msg, location string) {
-	if !k.allow(time.Now()) {
+	if !k.limit.Allow() {
 		return
 	}
 	if location != "" {
 		msg = location + ": " + msg
 	}
 	fmt.Fprintf(k.w, "<%d>gvmspawn[%d]: %s\n", 3<<3|priority(r.Level), os.Getpid(), msg)
-}
-
-func (k *kmsg) allow(now time.Time) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if now.Sub(k.start) > kmsgInterval {
-		k.start, k.count = now, 0
-	}
-	k.count++
-	return k.count <= kmsgBurst
 }

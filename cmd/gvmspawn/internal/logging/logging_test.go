@@ -68,14 +68,14 @@ func TestConsole(t *testing.T) {
 
 func TestKmsgLimit(t *testing.T) {
 	var b bytes.Buffer
-	k := &kmsg{w: &b}
+	k := newKmsg(&b)
 	for range 1000 {
 		k.log(slog.Record{Level: slog.LevelInfo}, "x", "")
 	}
 	if n := strings.Count(b.String(), "\n"); n != kmsgBurst || !strings.HasPrefix(b.String(), "<30>gvmspawn[") {
 		t.Errorf("%d lines, %.30q", n, b.String())
 	}
-	if !k.allow(time.Now().Add(2 * kmsgInterval)) {
+	if !k.limit.allow(time.Now().Add(2 * kmsgInterval)) {
 		t.Error("the limit does not end")
 	}
 }
