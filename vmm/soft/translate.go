@@ -44,8 +44,11 @@ type translation struct {
 	la    uint64
 	epoch uint32
 	dead  bool
-	sse   bool
-	insts uint32
+	// anywhere: the code runs at any address, that of the page is in
+	// jitContext.Page. la is where it was first seen.
+	anywhere bool
+	sse      bool
+	insts    uint32
 	// interp has a bit for each instruction that only the interpreter can run.
 	interp uint64
 	// entry takes flags in memory, entryH in the host's flags. The far ones
@@ -59,7 +62,7 @@ type translation struct {
 
 // outLink is a direct branch to another block.
 type outLink struct {
-	rip    uint64
+	rel    uint64 // the target, from the start of the branch's page
 	site   uint64 // of the branch's displacement; 0 if there is none
 	stub   uint64 // where it goes while not linked
 	inHost bool   // the flags are in the host's
@@ -243,6 +246,10 @@ func (j *translator) drop(t *translation) {
 		}
 	}
 	t.in = nil
+	if t.anywhere {
+		clear(j.x.Jump[1][:])
+		return
+	}
 	for i := range j.x.Jump {
 		if e := &j.x.Jump[i][jumpIndex(t.la)]; e.code == t.far {
 			*e = jumpSlot{}
@@ -260,7 +267,7 @@ func jumpIndex(la uint64) uint64 { return uint64(uint32(la)^uint32(la)>>8) & (ju
 // find returns the translation of b at la, making it if b is hot; nil if there is none.
 func (j *translator) find(b *block, la uint64) *translation {
 	for _, t := range b.trs {
-		if t.la == la && t.epoch == j.epoch {
+		if (t.la == la || t.anywhere) && t.epoch == j.epoch && !t.dead {
 			return t
 		}
 	}
@@ -301,7 +308,8 @@ func (c *CPU) userTable() int { return int(boolBit(c.s.CPL == 3)) }
 func (j *translator) run(t *translation) int {
 	c := j.c
 	s, x := c.s, j.x
-	x.Jump[c.userTable()][jumpIndex(t.la)] = jumpSlot{t.la, t.far}
+	x.Page = s.RIP &^ 0xfff
+	x.Jump[c.userTable()][jumpIndex(s.RIP)] = jumpSlot{s.RIP, t.far}
 	x.Flags = s.arith()
 	x.Resume = t.entry
 	x.Want = 0
@@ -332,17 +340,26 @@ func (j *translator) run(t *translation) int {
 				return st
 			}
 			x.Resume, x.Want = next.entry, 0
+			x.Page = s.RIP &^ 0xfff
 		case xEvent:
-			s.RIP = t.la
+			s.RIP = j.at(t)
 			return stIndirect
 		case xFetch:
-			s.RIP = t.la
-			if _, _, ok := c.fetchPage(t.la); !ok {
+			s.RIP = j.at(t)
+			if _, _, ok := c.fetchPage(s.RIP); !ok {
 				return stFault
 			}
 			return stIndirect
 		}
 	}
+}
+
+// at is where the code of t runs at present.
+func (j *translator) at(t *translation) uint64 {
+	if t.anywhere {
+		return j.x.Page | t.la&0xfff
+	}
+	return t.la
 }
 
 // before copies what translated code uses of CPU.
@@ -370,7 +387,8 @@ func (j *translator) after() {
 // can run. stNext means that t goes on in host code; enter is prepared for that.
 func (j *translator) interp(t *translation, n int) int {
 	c, s, b, x := j.c, j.c.s, t.b, j.x
-	s.R[regBlock], s.RIP = t.la, t.la
+	la := j.at(t)
+	s.R[regBlock], s.RIP = la, la
 	c.blk = b
 	if j.counting {
 		s.Count -= uint64(t.insts)
@@ -385,7 +403,7 @@ func (j *translator) interp(t *translation, n int) int {
 		switch st {
 		case stNext:
 			if b.dead || c.assume() != j.as {
-				s.RIP = t.la + uint64(o.pos) + uint64(o.len)
+				s.RIP = la + uint64(o.pos) + uint64(o.len)
 				j.count(n)
 				return stExit
 			}
@@ -398,7 +416,7 @@ func (j *translator) interp(t *translation, n int) int {
 			x.Want = uint32(boolBit(t.sse))
 			return stNext
 		case stFault:
-			s.RIP = t.la + uint64(o.pos)
+			s.RIP = la + uint64(o.pos)
 			j.count(n - 1)
 			return st
 		case stTaken, stFall:
@@ -420,7 +438,8 @@ func (j *translator) count(n int) {
 func (j *translator) link(t *translation, n int) (next *translation, st int) {
 	c := j.c
 	o := &t.out[n]
-	c.s.RIP = o.rip
+	rip := j.at(t)&^0xfff + o.rel
+	c.s.RIP = rip
 	if c.due() {
 		return nil, stIndirect
 	}
@@ -432,12 +451,12 @@ func (j *translator) link(t *translation, n int) (next *translation, st int) {
 	if b.runs < hotRuns && len(b.trs) == 0 {
 		return nil, stIndirect
 	}
-	next = j.find(b, o.rip)
+	next = j.find(b, rip)
 	if next == nil || j.epoch != epoch || t.dead {
 		return nil, stIndirect
 	}
 	var to uint64
-	switch far := (t.la^o.rip)>>12 != 0; {
+	switch far := o.rel>>12 != 0; {
 	case far && o.inHost:
 		to = next.farH
 	case far:
@@ -454,6 +473,7 @@ func (j *translator) link(t *translation, n int) (next *translation, st int) {
 
 // translate makes host code of b at la. It returns nil if b cannot be translated.
 func (j *translator) translate(b *block, la uint64) *translation {
+	c := j.c
 	if len(j.mem.rw)-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 {
 		j.reset()
 	}
@@ -467,7 +487,7 @@ func (j *translator) translate(b *block, la uint64) *translation {
 		}
 		b.trs = append(b.trs[:0], b.trs[1:]...)
 	}
-	t := &translation{b: b, la: la, epoch: j.epoch}
+	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3}
 	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}
 	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
 	e := emitter{j: j, t: t, h: &j.h, k: &j.k, index: len(j.trs)}

@@ -82,7 +82,7 @@ func (e *emitter) block() {
 	}
 	t.resume[len(list)] = uint32(h.pc() - t.base)
 	if last := list[len(list)-1].class; !ends(last) {
-		e.exitTo(0, t.la+uint64(t.b.bytes))
+		e.exitTo(0, t.la&0xfff+uint64(t.b.bytes))
 	}
 }
 
@@ -104,6 +104,16 @@ func (e *emitter) farEntries() {
 	t.farH = k.pc()
 	j.saveFlags(k)
 	t.far = k.pc()
+	if t.anywhere { // hT1 is the page's address
+		k.ra(true, 0x89, hT1, j.ctx(jxPage))
+		e.tlbEntry(k)
+		k.rm(true, 0x39, hT1, hT2, tagExec)
+		k.jcc(ccNE, miss)
+		e.cmpMem(k, hT2, tagHost, t.b.key.host&^0xfff)
+		k.jcc(ccNE, miss)
+		k.jmp(t.entry)
+		return
+	}
 	page := t.la &^ 0xfff
 	disp := int32(t.la >> 12 & (TLBSize - 1) * 32)
 	k.ra(true, 0x8b, hT2, j.state(offTLB))
@@ -213,23 +223,50 @@ func (e *emitter) inst(t *tinst) {
 	case tcMovSys:
 		e.movSys(t)
 	case tcEnd:
-		e.exitTo(0, e.t.la+uint64(t.pos))
+		e.exitTo(0, e.t.la&0xfff+uint64(t.pos))
 	}
 }
 
-// next is the address behind t.
-func (e *emitter) next(t *tinst) uint64 { return e.t.la + uint64(t.pos) + uint64(t.in.Len) }
+// next is the address behind t, from the start of the page.
+func (e *emitter) next(t *tinst) uint64 { return e.t.la&0xfff + uint64(t.pos) + uint64(t.in.Len) }
 
 func (e *emitter) target(t *tinst) uint64 { return e.next(t) + t.in.Imm }
 
-// exitTo emits the end of a path that goes to the block at rip.
-func (e *emitter) exitTo(slot int, rip uint64) {
+// inPage leaves the address that is rel behind the start of the page in dst.
+// It keeps the flags.
+func (e *emitter) inPage(a *asm, dst uint8, rel uint64) {
+	if !e.t.anywhere {
+		a.imm(dst, e.t.la&^0xfff+rel)
+		return
+	}
+	a.ra(true, 0x8b, dst, e.j.ctx(jxPage))
+	switch {
+	case rel == 0:
+	case int64(rel) == int64(int32(rel)):
+		a.lea(true, dst, dst, noReg, 0, int32(rel))
+	default: // a branch or operand 2 GiB away; by halves
+		half := int32(int64(rel) / 2)
+		a.lea(true, dst, dst, noReg, 0, half)
+		a.lea(true, dst, dst, noReg, 0, int32(int64(rel)-int64(half)))
+	}
+}
+
+// exitTo emits the end of a path that goes to the block at rel.
+func (e *emitter) exitTo(slot int, rel uint64) {
 	o := &e.t.out[slot]
-	o.rip = rip
+	o.rel = rel
 	o.inHost = e.host && !e.mem
 	o.stub = e.linkStub(slot, o.inHost)
+	e.leavePage(e.h, rel)
 	e.h.jmp(o.stub)
 	o.site = e.h.pc() - 4
+}
+
+// leavePage gives far entries of code that runs anywhere their page.
+func (e *emitter) leavePage(a *asm, rel uint64) {
+	if e.t.anywhere && rel>>12 != 0 {
+		e.inPage(a, hT1, rel&^0xfff)
+	}
 }
 
 // linkStub emits the rare code of a branch that is not linked.
@@ -244,11 +281,18 @@ func (e *emitter) linkStub(slot int, inHost bool) uint64 {
 
 func (e *emitter) branch(t *tinst) {
 	o := &e.t.out[1]
-	o.rip = e.target(t)
+	o.rel = e.target(t)
 	o.inHost = !e.mem
 	o.stub = e.linkStub(1, o.inHost)
-	e.h.jcc(t.in.Cond(), o.stub)
-	o.site = e.h.pc() - 4
+	if e.t.anywhere && o.rel>>12 != 0 {
+		e.h.jcc(t.in.Cond(), e.k.pc())
+		e.leavePage(e.k, o.rel)
+		e.k.jmp(o.stub)
+		o.site = e.k.pc() - 4
+	} else {
+		e.h.jcc(t.in.Cond(), o.stub)
+		o.site = e.h.pc() - 4
+	}
 	e.exitTo(0, e.next(t))
 }
 
@@ -256,8 +300,8 @@ func (e *emitter) branch(t *tinst) {
 // hT1. If it is a constant, it returns it with known instead of emitting code.
 func (e *emitter) address(t *tinst) (v uint64, known bool) {
 	m := &t.in.Mem
-	if m.Base == decode.RegRIP && m.Seg < decode.FS {
-		v := e.next(t) + uint64(m.Disp)
+	if m.Base == decode.RegRIP && m.Seg < decode.FS && !e.t.anywhere {
+		v := e.t.la&^0xfff + e.next(t) + uint64(m.Disp)
 		if t.in.AddrSize == 4 {
 			v &= 0xffffffff
 		}
@@ -275,11 +319,10 @@ func (e *emitter) effective(t *tinst, dst uint8) {
 	m, h := &t.in.Mem, e.h
 	w := t.in.AddrSize == 8
 	if m.Base == decode.RegRIP {
-		v := e.next(t) + uint64(m.Disp)
+		e.inPage(h, dst, e.next(t)+uint64(m.Disp))
 		if !w {
-			v &= 0xffffffff
+			h.lea(false, dst, dst, noReg, 0, 0)
 		}
-		h.imm(dst, v)
 		return
 	}
 	base, index := uint8(noReg), uint8(noReg)
@@ -328,7 +371,7 @@ func (e *emitter) check(size uint8, write bool, v uint64, known bool) {
 		h.ra(true, 0x8b, hT2, j.state(offTLB))
 		disp = int32(v >> 12 & (TLBSize - 1) * 32)
 	} else {
-		e.tlbEntry()
+		e.tlbEntry(h)
 	}
 	h.rm(true, 0x33, hT1, hT2, disp+tag) // xor
 	h.alui(true, 7, hT1, 4096-int32(size))
@@ -345,8 +388,7 @@ func tagOf(write bool) int32 {
 }
 
 // tlbEntry leaves the address of the entry for the address in hT1 in hT2.
-func (e *emitter) tlbEntry() {
-	h := e.h
+func (e *emitter) tlbEntry(h *asm) {
 	h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
 	h.rex(false, 0, 0, hT2)
 	h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7

@@ -31,6 +31,16 @@ func (e *emitter) storeImm(v uint64) {
 	h.rm(true, 0x89, hT2, hT1, 0)
 }
 
+// storeNext stores the address behind t at [hT1]; it clobbers hT2.
+func (e *emitter) storeNext(t *tinst) {
+	if !e.t.anywhere {
+		e.storeImm(e.t.la&^0xfff + e.next(t))
+		return
+	}
+	e.inPage(e.h, hT2, e.next(t))
+	e.h.rm(true, 0x89, hT2, hT1, 0)
+}
+
 func (e *emitter) push(t *tinst) {
 	in, h, j := &t.in, e.h, e.j
 	switch a := in.Args[0]; a.Kind {
@@ -82,7 +92,7 @@ func (e *emitter) leaveInst(t *tinst) {
 
 func (e *emitter) callInst(t *tinst) {
 	e.slot(t)
-	e.storeImm(e.next(t))
+	e.storeNext(t)
 	e.grow()
 	e.exitTo(1, e.target(t))
 }
@@ -111,6 +121,9 @@ func (e *emitter) table() int32 {
 
 // jumpSlot goes to the code of the slot at hT2.
 func (e *emitter) jumpSlot() {
+	if e.t.anywhere {
+		e.h.alui(true, 4, hT1, ^0xfff)
+	}
 	e.h.rex(false, 0, 0, hT2)
 	e.h.put(0xff)
 	e.h.modrm(4, hT2, e.table()+8)
@@ -150,9 +163,16 @@ func (e *emitter) indirect(t *tinst) {
 	}
 	h.rm(true, 0x8b, hT2, hT2, e.table()+8)
 	h.ra(true, 0x89, hT2, j.ctx(jxTmp))
+	if e.t.anywhere {
+		h.alui(true, 4, hT1, ^0xfff)
+		h.ra(true, 0x89, hT1, j.ctx(jxTmp2))
+	}
 	e.slot(t)
-	e.storeImm(e.next(t))
+	e.storeNext(t)
 	e.grow()
+	if e.t.anywhere {
+		h.ra(true, 0x8b, hT1, j.ctx(jxTmp2))
+	}
 	h.put(0xff, 0x24, 0x25) // jmp [tmp]
 	h.u32(uint32(j.ctx(jxTmp)))
 }

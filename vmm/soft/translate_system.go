@@ -13,7 +13,7 @@ import (
 func (e *emitter) repCheck(reg, sh uint8, write bool) {
 	h := e.h
 	h.mov(hT1, reg)
-	e.tlbEntry()
+	e.tlbEntry(h)
 	h.rm(true, 0x33, hT1, hT2, tagOf(write)) // xor
 	h.alui(true, 7, hT1, 4095)
 	h.jcc(ccA, e.slowPath())

@@ -25,6 +25,8 @@ type jitContext struct {
 	// translation buffers with and without access to user pages.
 	KernelGS uint64
 	TLBs     [2]uint64
+	// Page is the address of the running page, for code that runs anywhere.
+	Page uint64
 	// Jump maps addresses to translated code for indirect branches, apart for
 	// supervisor and user mode.
 	Jump [2][jumpSlots]jumpSlot
@@ -61,6 +63,7 @@ var (
 	jxXMM      = uint64(unsafe.Offsetof(jitContext{}.XMM))
 	jxWant     = uint64(unsafe.Offsetof(jitContext{}.Want))
 	jxIntr     = uint64(unsafe.Offsetof(jitContext{}.Intr))
+	jxPage     = uint64(unsafe.Offsetof(jitContext{}.Page))
 	jxTmp2     = uint64(unsafe.Offsetof(jitContext{}.Tmp2))
 	jxKernelGS = uint64(unsafe.Offsetof(jitContext{}.KernelGS))
 	jxTLBs     = uint64(unsafe.Offsetof(jitContext{}.TLBs))
