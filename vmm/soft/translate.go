@@ -91,6 +91,7 @@ type translator struct {
 
 	enter, leave, loadXMM uint64
 
+	cross [2 * decode.MaxLen]byte
 	h, k  asm
 	list  []tinst
 	stats *jitStats
@@ -271,7 +272,7 @@ func (j *translator) find(b *block, la uint64) *translation {
 			return t
 		}
 	}
-	if b.runs < hotRuns || b.host2 != 0 {
+	if b.runs < hotRuns {
 		return nil
 	}
 	return j.translate(b, la)
@@ -346,12 +347,33 @@ func (j *translator) run(t *translation) int {
 			return stIndirect
 		case xFetch:
 			s.RIP = j.at(t)
-			if _, _, ok := c.fetchPage(s.RIP); !ok {
-				return stFault
-			}
-			return stIndirect
+			return j.fetch(t)
 		}
 	}
+}
+
+// fetch fills the translations of t's pages, which are not what its code needs,
+// and gets on if it still is the code at State.RIP.
+func (j *translator) fetch(t *translation) int {
+	c := j.c
+	if _, _, ok := c.fetchPage(c.s.RIP); !ok {
+		return stFault
+	}
+	if t.b.host2 == 0 {
+		return stIndirect
+	}
+	if _, _, ok := c.fetchPage(c.wrap((c.s.RIP | 0xfff) + 1)); !ok {
+		return stFault
+	}
+	b := c.lookup()
+	if b == nil {
+		return stFault
+	}
+	st := c.exec(b) // it may fail again, so it has to be done here
+	if st == stTaken || st == stFall {
+		st = stIndirect
+	}
+	return st
 }
 
 // at is where the code of t runs at present.
@@ -504,6 +526,11 @@ func (j *translator) translate(b *block, la uint64) *translation {
 func (j *translator) analyse(b *block) bool {
 	c := j.c
 	code := hostBytes(b.key.host, int(b.bytes))
+	if b.host2 != 0 { // one instruction on two pages
+		n := copy(j.cross[:], hostBytes(b.key.host, int(4096-b.key.host&0xfff)))
+		n += copy(j.cross[n:b.bytes], hostBytes(b.host2, int(b.bytes)))
+		code = j.cross[:n]
+	}
 	j.list = j.list[:0]
 	for i := range b.ops {
 		o := &b.ops[i]

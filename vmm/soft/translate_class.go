@@ -140,7 +140,7 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 	if in.Map == 0 && (in.Opcode&0xf8 == 0x90 || in.Opcode&0xf0 == 0xb0) || in.Op == decode.BSWAP {
 		t.opReg = true
 	}
-	if t.high && t.needsREX() {
+	if t.high && t.needsREX() && !(in.Op == decode.MOV && in.Opcode == 0x88) {
 		t.refuse()
 	}
 }

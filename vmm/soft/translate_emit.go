@@ -48,6 +48,9 @@ func (e *emitter) block() {
 	j.exitCode(k, xEvent, 0, e.index)
 	h.aluai(7, j.state(offExit), 0)
 	h.jcc(ccNE, event)
+	if t.b.host2 != 0 {
+		e.secondPage()
+	}
 	insts := 0
 	for i := range list {
 		t.sse = t.sse || list[i].sse
@@ -122,6 +125,20 @@ func (e *emitter) farEntries() {
 	e.cmpMem(k, hT2, disp+tagHost, t.b.key.host&^0xfff)
 	k.jcc(ccNE, miss)
 	k.jmp(t.entry)
+}
+
+// secondPage emits the check that the page behind the block's is mapped to the
+// memory of its last bytes.
+func (e *emitter) secondPage() {
+	h, k := e.h, e.k
+	miss := k.pc()
+	e.j.exitCode(k, xFetch, 0, e.index)
+	e.inPage(h, hT1, 4096)
+	e.tlbEntry(h)
+	h.rm(true, 0x39, hT1, hT2, tagExec)
+	h.jcc(ccNE, miss)
+	e.cmpMem(h, hT2, tagHost, e.t.b.host2&^0xfff)
+	h.jcc(ccNE, miss)
 }
 
 // cmpMem compares the quadword at base+disp with v.
@@ -440,6 +457,13 @@ func (e *emitter) same(t *tinst) {
 		rm = hT1
 	} else if t.rmG && !t.high {
 		rm = use(rm, hT1)
+	}
+	if t.high && t.mem { // MOV from AH and its kin to memory
+		h.mov(hT2, in.ModRM>>3&3)
+		h.rex(false, 0, 0, hT2)
+		h.put(0xc1, 0xc0|5<<3|hT2&7, 8) // shr
+		h.rm(false, 0x88, hT2, hT1, 0)
+		return
 	}
 	opReg := in.Opcode&7 | in.REX&1<<3
 	if t.opReg && !t.high {

@@ -36,7 +36,7 @@ type jitContext struct {
 type jumpSlot struct{ la, code uint64 }
 
 const (
-	jumpBits  = 13
+	jumpBits  = 14
 	jumpSlots = 1 << jumpBits
 )
 
