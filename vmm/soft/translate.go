@@ -347,19 +347,25 @@ func (j *translator) run(t *translation) int {
 			return stIndirect
 		case xFetch:
 			s.RIP = j.at(t)
-			return j.fetch(t)
+			if st := j.fetch(t); st != stNext {
+				return st
+			}
+			x.Resume, x.Want = t.entry, 0
 		}
 	}
 }
 
-// fetch fills the translations of t's pages, which are not what its code needs,
-// and gets on if it still is the code at State.RIP.
+// fetch fills the translations of t's pages, which are not what its code needs.
+// stNext means that it is the code at State.RIP.
 func (j *translator) fetch(t *translation) int {
 	c := j.c
-	if _, _, ok := c.fetchPage(c.s.RIP); !ok {
+	_, host, ok := c.fetchPage(c.s.RIP)
+	switch {
+	case !ok:
 		return stFault
-	}
-	if t.b.host2 == 0 {
+	case t.b.host2 == 0 && host == t.b.key.host && !t.dead && !c.due():
+		return stNext
+	case t.b.host2 == 0:
 		return stIndirect
 	}
 	if _, _, ok := c.fetchPage(c.wrap((c.s.RIP | 0xfff) + 1)); !ok {

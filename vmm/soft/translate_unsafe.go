@@ -36,7 +36,7 @@ type jitContext struct {
 type jumpSlot struct{ la, code uint64 }
 
 const (
-	jumpBits  = 14
+	jumpBits  = 15
 	jumpSlots = 1 << jumpBits
 )
 
