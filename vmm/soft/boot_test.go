@@ -109,6 +109,7 @@ func TestBootLinux(t *testing.T) {
 	u := &testUART{live: os.Getenv("LIVE") != ""}
 	cfg := Config{Memory: m, CPUs: 1, IO: u, Log: func(f string, a ...any) { fmt.Fprintf(os.Stderr, "LOG "+f+"\n", a...) }}
 	if os.Getenv("TRACE") != "" {
+		cfg.Tracing = TraceInt
 		cfg.Trace = func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }
 	}
 	vm, err := New(cfg)

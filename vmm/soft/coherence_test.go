@@ -2,6 +2,7 @@ package soft
 
 import (
 	"encoding/binary"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -49,7 +50,9 @@ func TestDeviceWritesCode(t *testing.T) {
 	g.start(0, 3, 0xa000)
 	g.put(0x9000, function)
 	g.put(0xa000, caller)
-	go func() {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
 		defer g.end()
 		ordered, _ := g.mem.OrderedSlice(0x7000, 4)
 		for n := uint32(1); n < 2000; n++ {
@@ -62,7 +65,7 @@ func TestDeviceWritesCode(t *testing.T) {
 				}
 			}
 		}
-	}()
+	})
 	g.run()
 }
 

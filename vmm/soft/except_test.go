@@ -44,7 +44,11 @@ type record struct {
 // GDT, a TSS, and an IDT whose handlers make a record and end the guest. Pages
 // from atData on, and of user code, are user pages.
 func protected(t *testing.T, user bool) (*guest, *CPU) {
-	g := newGuest(t, Config{CPUs: 1})
+	return protectedWith(t, user, Config{CPUs: 1})
+}
+
+func protectedWith(t *testing.T, user bool, cfg Config) (*guest, *CPU) {
+	g := newGuest(t, cfg)
 	c := g.start(0, 3, atCode)
 	g.setWord(0x1000, 0x2007)
 	g.setWord(0x2000, 0x3007)

@@ -277,6 +277,9 @@ func (c *CPU) translate(la uint64, acc uint32, m int) (gpa, host uint64, ok bool
 	if !ok {
 		return 0, 0, false
 	}
+	if c.vm.tracing&TraceMMU != 0 {
+		c.vm.trace("cpu %d translate %#x access %#x to %#x", c.id, la, acc, x.gpa)
+	}
 	h, kind := c.vm.host(x.gpa)
 	if h == 0 || kind == mem.Window {
 		return x.gpa, h, true
@@ -535,12 +538,15 @@ func (c *CPU) mmioRead(gpa uint64, size uint8) uint64 {
 	if v, ok := c.apicRead(gpa, size); ok {
 		return v
 	}
-	return c.vm.io.MMIORead(gpa, int(size))
+	v := c.vm.io.MMIORead(gpa, int(size))
+	c.traceIO("read", gpa, v, size)
+	return v
 }
 
 func (c *CPU) mmioWrite(gpa, v uint64, size uint8) {
 	if c.apicWrite(gpa, v, size) {
 		return
 	}
+	c.traceIO("write", gpa, v, size)
 	c.vm.io.MMIOWrite(gpa, int(size), zeroExtend(v, size))
 }

@@ -65,7 +65,12 @@ func (c *CPU) loop() vcpu.Exit {
 			}
 			continue
 		}
-		st := c.chain(b)
+		st := stFault
+		if c.vm.tracing&TraceExec != 0 {
+			st = c.traced(b)
+		} else {
+			st = c.chain(b)
+		}
 		switch st {
 		case stFault:
 			if ex, stop := c.except(); stop {
@@ -196,8 +201,8 @@ func (c *CPU) except() (vcpu.Exit, bool) {
 		return vcpu.Exit{Reason: vcpu.ExitFault, Address: e.cr2}, true
 	}
 	c.remember(trailException, e.vec, e.err)
-	if c.vm.trace != nil {
-		c.vm.trace("exception %d error %#x cr2 %#x rip %#x rsp %#x", e.vec, e.err, e.cr2, rip, c.s.R[vcpu.RSP])
+	if c.vm.tracing&TraceInt != 0 {
+		c.vm.trace("cpu %d exception %d error %#x cr2 %#x rip %#x rsp %#x", c.id, e.vec, e.err, e.cr2, rip, c.s.R[vcpu.RSP])
 	}
 	if c.deliver() {
 		return vcpu.Exit{}, false

@@ -37,11 +37,14 @@ func (c *CPU) ioAllowed(port uint16, size uint8) bool {
 
 func (c *CPU) portIn(port uint16, size uint8) uint64 {
 	c.ioBreak(port, size)
-	return zeroExtend(uint64(c.vm.io.PortIn(port, int(size))), size)
+	v := zeroExtend(uint64(c.vm.io.PortIn(port, int(size))), size)
+	c.traceIO("in", uint64(port), v, size)
+	return v
 }
 
 func (c *CPU) portOut(port uint16, v uint64, size uint8) {
 	c.ioBreak(port, size)
+	c.traceIO("out", uint64(port), v, size)
 	c.vm.io.PortOut(port, int(size), uint32(zeroExtend(v, size)))
 }
 
@@ -230,6 +233,9 @@ func (c *CPU) writeCR3(v uint64) bool {
 		return c.faultErr(vecGP, 0)
 	}
 	s.CR3 = v
+	if c.vm.tracing&TraceMMU != 0 {
+		c.vm.trace("cpu %d cr3 %#x keep %v", c.id, v, keep)
+	}
 	c.switchCR3(keep)
 	return true
 }

@@ -49,8 +49,10 @@ type Config struct {
 	// has them. They are not translated: what uses them gets slower. The
 	// word v3 in the environment's GVMSPAWN_CPU does the same.
 	V3 bool
-	// Trace, if set, is called for exceptions and interrupts. It is slow.
-	Trace func(format string, args ...any)
+	// Trace, if set, is told of what Tracing selects, without a final newline,
+	// on the CPUs' threads. It is slow.
+	Trace   func(format string, args ...any)
+	Tracing TraceKind
 	// NoTranslator leaves everything to the interpreter.
 	NoTranslator bool
 	// Log, if set, is told of unsupported instructions, once an opcode.
@@ -66,6 +68,7 @@ type VM struct {
 	windows  bool // there is a mem.Window
 	features features
 	trace    func(string, ...any)
+	tracing  TraceKind
 	log      func(string, ...any)
 
 	rngMu     sync.Mutex // guards rng
@@ -161,7 +164,7 @@ func New(cfg Config) (*VM, error) {
 	if cfg.Deterministic && cfg.CPUs != 1 {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
-	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), trace: cfg.Trace, log: cfg.Log,
+	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log,
 		bootTime: cfg.BootTime, noted: map[uint32]bool{}}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
@@ -173,6 +176,9 @@ func New(cfg Config) (*VM, error) {
 	for _, r := range cfg.Memory.Regions() {
 		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
 		vm.windows = vm.windows || r.Kind == mem.Window
+	}
+	if cfg.Trace != nil {
+		vm.trace, vm.tracing = cfg.Trace, cfg.Tracing
 	}
 	cfg.Memory.OnWatchedWrite(vm.deviceWrote)
 	if cfg.Deterministic {
@@ -338,8 +344,8 @@ func (c *CPU) events() (vcpu.Exit, bool) {
 
 // inject delivers an external interrupt.
 func (c *CPU) inject(vec uint8) (vcpu.Exit, bool) {
-	if c.vm.trace != nil {
-		c.vm.trace("interrupt %d rip %#x", vec, c.s.RIP)
+	if c.vm.tracing&TraceInt != 0 {
+		c.vm.trace("cpu %d interrupt %d rip %#x", c.id, vec, c.s.RIP)
 	}
 	c.remember(trailInterrupt, vec, 0)
 	e := exception{vec: vec}
