@@ -44,18 +44,15 @@ func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
 }
 
 // collect takes chains until MaxPacket fits, or, without merged buffers, one.
-// It waits for the first one only. It returns false when the queue is closed.
+// It waits for them: a link that got less room would have to drop a large
+// packet, and TCP takes a lost packet for a congested network. A driver whose
+// ring cannot hold MaxPacket gets packets into half of it. collect returns
+// false when the queue is closed.
 func (r *receiver) collect() bool {
-	for r.room < MaxPacket {
-		if len(r.chains) > 0 && !r.merge {
-			return true
-		}
+	for !r.enough() {
 		c := r.take()
 		if !r.q.Pop(c) {
 			r.spare = append(r.spare, c)
-			if len(r.chains) > 0 {
-				return true
-			}
 			if !r.q.Wait() {
 				return false
 			}
@@ -66,6 +63,14 @@ func (r *receiver) collect() bool {
 		r.room += int(min(c.WritableLen, MaxPacket))
 	}
 	return true
+}
+
+// enough reports whether the chains at hand will do.
+func (r *receiver) enough() bool {
+	if !r.merge {
+		return len(r.chains) > 0
+	}
+	return r.room >= MaxPacket || len(r.pieces) >= int(r.q.Size())/2 && len(r.chains) > 0
 }
 
 func (r *receiver) take() *virtq.Chain {
