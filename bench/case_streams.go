@@ -38,7 +38,7 @@ var netCase = benchmark{
 		}
 		line := fmt.Sprintf("bench.jobs=net bench.addr=10.0.2.15/24 bench.gw=10.0.2.2 bench.server=%v bench.mib=%d", l.Addr(), streamMiB)
 		p := &plan{metrics: []metric{
-			{"net-to-host", "MiB/s", true}, {"net-to-guest", "MiB/s", true}, {"net-rtt", "µs", false}, {"CPU time", "s", false}}}
+			{"net-to-host", "MiB/s", true}, {"net-to-guest", "MiB/s", true}, {"net-rtt", "µs", false}, {"net-retransmitted", "segments", false}, {"CPU time", "s", false}}}
 		m := machine{kernel: k.Path, initrd: initrd, ram: 512, net: true, append: line}
 		e.software(p, m, deviceLimit, nil)
 		return p, nil

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +37,8 @@ func netJobs(a arguments) error {
 		}
 	}
 	mib := a.number("mib", 64)
-	for _, up := range []bool{true, false} {
+	// The second stream each way counts: the first one warms the code up.
+	for _, up := range []bool{true, false, true, false} {
 		c, err := net.DialTimeout("tcp", a.text("server"), 20*time.Second)
 		if err != nil {
 			return err
@@ -44,7 +49,35 @@ func netJobs(a arguments) error {
 			return err
 		}
 	}
+	retransmitted, err := retransmissions()
+	if err != nil {
+		return err
+	}
+	result("net-retransmitted", retransmitted)
 	return roundTrips(a)
+}
+
+// retransmissions is how many TCP segments the guest sent again.
+func retransmissions() (float64, error) {
+	data, err := os.ReadFile("/proc/net/snmp")
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = f
+			continue
+		}
+		if i := slices.Index(names, "RetransSegs"); i > 0 && i < len(f) {
+			return strconv.ParseFloat(f[i], 64)
+		}
+	}
+	return 0, errors.New("/proc/net/snmp does not count TCP's retransmissions")
 }
 
 // roundTrips measures the latency of one byte to the host and back, in µs.
