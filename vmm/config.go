@@ -132,6 +132,8 @@ type Share struct {
 	// IDShift and IDRange map guest user and group 0..IDRange-1 to host
 	// IDShift..; IDRange 0 maps nothing.
 	IDShift, IDRange uint32
+	// Owner, instead of IDShift and IDRange, is the one user whose files they are.
+	Owner *ShareOwner
 	// DAX is the size of the window of the host's page cache in bytes, a power of
 	// two of at least 2 MiB, 0 for none.
 	DAX uint64
@@ -139,6 +141,10 @@ type Share struct {
 	// them at the end. It needs root, and goes without a DAX window.
 	Ephemeral bool
 }
+
+// ShareOwner is a user of the host and its group, who are Guest, both, in the
+// guest.
+type ShareOwner struct{ HostUID, HostGID, Guest uint32 }
 
 // DiskBus is how a disk is attached.
 type DiskBus uint8

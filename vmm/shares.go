@@ -28,6 +28,9 @@ func (m *Machine) addShare(host *pci.Host, s *Share) (*fs.Device, error) {
 		Tag: s.Tag, Path: s.Path, ReadOnly: s.ReadOnly, InOrder: m.cfg.Deterministic, Log: m.log,
 		IDMap: fs.IDMap{Shift: s.IDShift, Range: s.IDRange},
 	}
+	if o := s.Owner; o != nil {
+		cfg.Owner = &fs.Owner{HostUID: o.HostUID, HostGID: o.HostGID, Guest: o.Guest}
+	}
 	if w := m.windows[s.Tag]; w != nil {
 		cfg.DAXSize = w.Size()
 	}

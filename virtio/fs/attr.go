@@ -28,7 +28,7 @@ func (r *request) fill(a *attr, i *inode) {
 	a.Mtime, a.Mtimensec = uint64(st.Mtime.Sec), st.Mtime.Nsec
 	a.Ctime, a.Ctimensec = uint64(st.Ctime.Sec), st.Ctime.Nsec
 	a.Mode, a.Nlink = uint32(st.Mode), st.Nlink
-	a.UID, a.GID = h.guestID(st.Uid, h.uid), h.guestID(st.Gid, h.gid)
+	a.UID, a.GID = h.guestID(st.Uid, ofUser), h.guestID(st.Gid, ofGroup)
 	// The protocol has the kernel's 32-bit encoding (new_encode_dev).
 	a.Rdev = st.Rdev_minor&0xff | st.Rdev_major<<8 | (st.Rdev_minor&^0xff)<<12
 	a.Blksize = st.Blksize
@@ -42,8 +42,8 @@ func (r *request) fill(a *attr, i *inode) {
 func (r *request) stat(i *inode) unix.Errno {
 	if i.synthetic() {
 		r.st = unix.Statx_t{Mask: unix.STATX_BASIC_STATS, Mode: unix.S_IFDIR | 0o555, Nlink: 2, Ino: rootID, Blksize: pageSize}
-		r.st.Uid, _ = r.d.host.hostID(0, r.d.host.uid)
-		r.st.Gid, _ = r.d.host.hostID(0, r.d.host.gid)
+		r.st.Uid, _ = r.d.host.hostID(0, ofUser)
+		r.st.Gid, _ = r.d.host.hostID(0, ofGroup)
 		return 0
 	}
 	return sysFstatx(i.fd, &r.st)
@@ -91,7 +91,7 @@ func (r *request) statx() (int, unix.Errno) {
 	s.Mask = st.Mask & (unix.STATX_BASIC_STATS | unix.STATX_BTIME)
 	s.Blksize, s.Nlink, s.Mode = st.Blksize, st.Nlink, st.Mode
 	s.Attributes, s.AttributesMask = st.Attributes, st.Attributes_mask
-	s.UID, s.GID = h.guestID(st.Uid, h.uid), h.guestID(st.Gid, h.gid)
+	s.UID, s.GID = h.guestID(st.Uid, ofUser), h.guestID(st.Gid, ofGroup)
 	s.Ino, s.Size, s.Blocks = st.Ino, st.Size, st.Blocks
 	s.Atime, s.Btime = statxTime(st.Atime), statxTime(st.Btime)
 	s.Ctime, s.Mtime = statxTime(st.Ctime), statxTime(st.Mtime)
@@ -158,10 +158,10 @@ func (r *request) chown(i *inode, in *setattrIn) unix.Errno {
 	uid, gid := ^uint32(0), ^uint32(0)
 	ok := true
 	if in.Valid&fattrUID != 0 {
-		uid, ok = h.hostID(in.UID, h.uid)
+		uid, ok = h.hostID(in.UID, ofUser)
 	}
 	if in.Valid&fattrGID != 0 && ok {
-		gid, ok = h.hostID(in.GID, h.gid)
+		gid, ok = h.hostID(in.GID, ofGroup)
 	}
 	if !ok {
 		return unix.EINVAL // as chown(2) in a user namespace
@@ -170,10 +170,10 @@ func (r *request) chown(i *inode, in *setattrIn) unix.Errno {
 		if e := sysFstatx(i.fd, &r.st); e != 0 {
 			return e
 		}
-		if uid != ^uint32(0) && h.guestID(r.st.Uid, h.uid) == in.UID {
+		if uid != ^uint32(0) && h.guestID(r.st.Uid, ofUser) == in.UID {
 			uid = ^uint32(0)
 		}
-		if gid != ^uint32(0) && h.guestID(r.st.Gid, h.gid) == in.GID {
+		if gid != ^uint32(0) && h.guestID(r.st.Gid, ofGroup) == in.GID {
 			gid = ^uint32(0)
 		}
 	}

@@ -94,8 +94,8 @@ const (
 func (r *request) createAs() unix.Errno {
 	h, c := &r.d.host, &r.mk
 	c.fd = -1
-	uid, okU := h.hostID(c.uid, h.uid)
-	gid, okG := h.hostID(c.gid, h.gid)
+	uid, okU := h.hostID(c.uid, ofUser)
+	gid, okG := h.hostID(c.gid, ofGroup)
 	if !okU || !okG {
 		return unix.EOVERFLOW // as the kernel says for ids that are not mapped
 	}

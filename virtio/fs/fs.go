@@ -70,6 +70,11 @@ func (p CachePolicy) String() string {
 // and what they own can be used by the guest only as others may.
 type IDMap struct{ Shift, Range uint32 }
 
+// Owner is a user of the host and its group, who are Guest, both, in the guest.
+// Other host ids show as 65534. Without the capabilities of root it has to be
+// our own user.
+type Owner struct{ HostUID, HostGID, Guest uint32 }
+
 // Config describes a share.
 type Config struct {
 	// Tag is the name the guest mounts, 1 to 36 bytes without NUL.
@@ -92,6 +97,8 @@ type Config struct {
 	InOrder bool
 	// IDMap maps owners; it needs the capabilities of root.
 	IDMap IDMap
+	// Owner, instead of an IDMap, is the one user whose files the share has.
+	Owner *Owner
 
 	// Cache is the cache policy. Timeout is how long CacheAuto lets the
 	// guest keep names and attributes, 1 s by default.
@@ -147,6 +154,8 @@ func (c *Config) check() error {
 	case c.IDMap.Range != 0 && uint64(c.IDMap.Shift)+uint64(c.IDMap.Range) > 1<<32-1:
 		return fmt.Errorf("ids %d to %d: the range ends beyond the last valid id",
 			c.IDMap.Shift, uint64(c.IDMap.Shift)+uint64(c.IDMap.Range)-1)
+	case c.Owner != nil && c.IDMap.Range != 0:
+		return errors.New("an id map and an owner exclude each other")
 	case c.Timeout < 0:
 		return fmt.Errorf("negative timeout %v", c.Timeout)
 	}

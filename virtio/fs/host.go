@@ -32,6 +32,7 @@ type hostAccess struct {
 	privileged bool // we may act for any user
 	uid, gid   uint32
 	ids        IDMap
+	ranges     [2]idRange // by idKind
 	umask      uint32
 	caps       capSets
 	masked     maskedThread
@@ -48,13 +49,12 @@ type hostAccess struct {
 func (h *hostAccess) open(cfg *Config) error {
 	h.proc, h.sync, h.dir = -1, -1, -1
 	h.uid, h.gid = uint32(os.Geteuid()), uint32(os.Getegid())
-	h.ids = cfg.IDMap
 	if err := h.caps.read(cfg.DeviceNodes); err != nil {
 		return err
 	}
 	h.privileged = h.caps.forOthers()
-	if h.ids.Range != 0 && !h.privileged {
-		return errors.New("mapping user ids needs the capabilities of root")
+	if err := h.setIDs(cfg); err != nil {
+		return err
 	}
 	var err error
 	if h.umask, err = readUmask(); err != nil {
@@ -204,27 +204,63 @@ func (d *Device) openSingle() error {
 	return nil
 }
 
-// guestID is how the guest sees a host id; own is our own id of that kind.
-func (h *hostAccess) guestID(id, own uint32) uint32 {
+// idKind tells user ids from group ids.
+type idKind uint8
+
+const (
+	ofUser idKind = iota
+	ofGroup
+)
+
+// idRange maps ids of one kind: count ids from guest on are the host's from
+// host on. With count 0 all are the same, but for our own id, which is guest
+// if we cannot own files for others.
+type idRange struct{ own, host, guest, count uint32 }
+
+// setIDs takes the maps from the configuration.
+func (h *hostAccess) setIDs(cfg *Config) error {
+	h.ids = cfg.IDMap
+	h.ranges = [2]idRange{{h.uid, h.ids.Shift, 0, h.ids.Range}, {h.gid, h.ids.Shift, 0, h.ids.Range}}
+	o := cfg.Owner
 	switch {
-	case h.ids.Range != 0:
-		if id-h.ids.Shift < h.ids.Range {
-			return id - h.ids.Shift
+	case h.ids.Range != 0 && !h.privileged:
+		return errors.New("mapping user ids needs the capabilities of root")
+	case o == nil:
+		return nil
+	case h.privileged:
+		h.ids = IDMap{Shift: o.HostUID, Range: 1}
+		h.ranges = [2]idRange{{h.uid, o.HostUID, o.Guest, 1}, {h.gid, o.HostGID, o.Guest, 1}}
+	case o.HostUID != h.uid:
+		return errors.New("sharing the files of another user needs the capabilities of root")
+	default:
+		h.ranges[ofUser].guest, h.ranges[ofGroup].guest = o.Guest, o.Guest
+	}
+	return nil
+}
+
+// guestID is how the guest sees a host id.
+func (h *hostAccess) guestID(id uint32, k idKind) uint32 {
+	r := &h.ranges[k]
+	switch {
+	case r.count != 0:
+		if id-r.host < r.count {
+			return id - r.host + r.guest
 		}
 		return overflowID
-	case !h.privileged && id == own:
-		return 0
+	case !h.privileged && id == r.own:
+		return r.guest
 	}
 	return id
 }
 
 // hostID is the host id for the guest's, or false when there is none.
-func (h *hostAccess) hostID(id, own uint32) (uint32, bool) {
+func (h *hostAccess) hostID(id uint32, k idKind) (uint32, bool) {
+	r := &h.ranges[k]
 	switch {
-	case h.ids.Range != 0:
-		return id + h.ids.Shift, id < h.ids.Range
-	case !h.privileged && id == 0:
-		return own, true
+	case r.count != 0:
+		return id - r.guest + r.host, id-r.guest < r.count
+	case !h.privileged && id == r.guest:
+		return r.own, true
 	}
 	return id, true
 }

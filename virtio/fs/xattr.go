@@ -196,7 +196,7 @@ func (r *request) xattrToHost(name, value []byte) ([]byte, unix.Errno) {
 	h := &r.d.host
 	switch {
 	case bytes.HasPrefix(name, aclPrefix):
-		return value, mapACL(value, func(id uint32, own uint32) (uint32, bool) { return h.hostID(id, own) }, h)
+		return value, mapACL(value, h.hostID)
 	case h.ids.Range != 0 && bytes.Equal(name, capabilityName):
 		if len(value) != cap2Size && len(value) != cap3Size {
 			return nil, unix.EINVAL
@@ -205,7 +205,7 @@ func (r *request) xattrToHost(name, value []byte) ([]byte, unix.Errno) {
 		if len(value) == cap3Size {
 			root = binary.LittleEndian.Uint32(value[cap2Size:])
 		}
-		id, ok := h.hostID(root, h.uid)
+		id, ok := h.hostID(root, ofUser)
 		if !ok {
 			return nil, unix.EPERM
 		}
@@ -224,7 +224,7 @@ func (r *request) xattrToGuest(name, value []byte) (int, unix.Errno) {
 	h := &r.d.host
 	switch {
 	case bytes.HasPrefix(name, aclPrefix):
-		return len(value), mapACL(value, func(id uint32, own uint32) (uint32, bool) { return h.guestID(id, own), true }, h)
+		return len(value), mapACL(value, func(id uint32, k idKind) (uint32, bool) { return h.guestID(id, k), true })
 	case h.ids.Range != 0 && bytes.Equal(name, capabilityName):
 		// Others than the guest's have no effect in it.
 		if len(value) != cap3Size || binary.LittleEndian.Uint32(value[cap2Size:]) != h.ids.Shift {
@@ -238,7 +238,7 @@ func (r *request) xattrToGuest(name, value []byte) (int, unix.Errno) {
 }
 
 // mapACL maps the users and groups of an ACL in place.
-func mapACL(b []byte, mapID func(id, own uint32) (uint32, bool), h *hostAccess) unix.Errno {
+func mapACL(b []byte, mapID func(id uint32, k idKind) (uint32, bool)) unix.Errno {
 	if len(b) == 0 {
 		return 0
 	}
@@ -246,15 +246,15 @@ func mapACL(b []byte, mapID func(id, own uint32) (uint32, bool), h *hostAccess) 
 		return unix.EINVAL
 	}
 	for e := b[aclHeader:]; len(e) > 0; e = e[aclEntry:] {
-		own := h.uid
+		kind := ofUser
 		switch binary.LittleEndian.Uint16(e) {
 		case aclUser:
 		case aclGroup:
-			own = h.gid
+			kind = ofGroup
 		default:
 			continue
 		}
-		id, ok := mapID(binary.LittleEndian.Uint32(e[4:]), own)
+		id, ok := mapID(binary.LittleEndian.Uint32(e[4:]), kind)
 		if !ok {
 			return unix.EINVAL
 		}
