@@ -30,6 +30,7 @@ type plan struct {
 	kvm        *os.File          // passed to us
 	partitions []image.Partition // of a disk image
 	options    []string          // kernel arguments of the boot entry
+	mounts     int               // shares besides the root
 	files      []*os.File        // kernel and initrds, where cfg names /proc/self/fd
 }
 
@@ -112,7 +113,7 @@ func (p *plan) assemble(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []func() error{p.addBinds, p.addDrives, p.addNetwork} {
+	for _, f := range []func() error{p.addMounts, p.addDrives, p.addNetwork} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -272,43 +273,6 @@ func (p *plan) addDrives() error {
 			Discard: p.s.discard, Ephemeral: p.s.ephemeral, Serial: serial(d.Path)})
 	}
 	return nil
-}
-
-// addBinds shares the --bind= directories and files and lets systemd in the
-// guest mount them, by an fstab in the credential fstab.extra.
-func (p *plan) addBinds() error {
-	var fstab strings.Builder
-	for i, b := range p.s.binds {
-		fi, err := os.Stat(b.Source)
-		if err != nil {
-			return fmt.Errorf("option --bind: %w", pathError(err))
-		}
-		tag, mode := fmt.Sprintf("mnt%d", i), "rw"
-		if b.ReadOnly {
-			mode = "ro"
-		}
-		switch {
-		case fi.IsDir():
-			fmt.Fprintf(&fstab, "%s %s virtiofs %s,x-initrd.mount\n", tag, fstabEscape(b.Target), mode)
-		case fi.Mode().IsRegular():
-			// A virtio-fs root is a directory: mount it aside and bind the file.
-			aside := "/run/vmhost/" + tag
-			fmt.Fprintf(&fstab, "%s %s virtiofs %s\n", tag, aside, mode)
-			fmt.Fprintf(&fstab, "%s %s none bind,%s,x-systemd.requires-mounts-for=%s\n", fstabEscape(filepath.Join(aside, filepath.Base(b.Source))), fstabEscape(b.Target), mode, aside)
-		default:
-			return fmt.Errorf("option --bind: %s is neither a directory nor a regular file", b.Source)
-		}
-		p.cfg.Shares = append(p.cfg.Shares, vmm.Share{Tag: tag, Path: b.Source, ReadOnly: b.ReadOnly})
-	}
-	if fstab.Len() == 0 {
-		return nil
-	}
-	return p.s.credentials.Append("fstab.extra", []byte(fstab.String()))
-}
-
-// fstabEscape writes what separates fields of an fstab as octal numbers.
-func fstabEscape(s string) string {
-	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`).Replace(s)
 }
 
 // addNetwork adds the network card.

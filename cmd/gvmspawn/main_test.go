@@ -147,6 +147,11 @@ func TestBadInput(t *testing.T) {
 		{"-D tree --bind=:/x", "the source path is empty"},
 		{"-D tree --bind=missing:/x --linux=file", "missing: no such file or directory"},
 		{"-D tree --bind-ro=/dev/null --linux=file", "neither a directory nor a regular file"},
+		{"-D tree --linux=file --bind-user=nobody-of-that-name", "there is no user 'nobody-of-that-name' on this host"},
+		{"-D tree --linux=file --bind-user=root", "root of the host cannot be a user of the guest"},
+		{"--bind-user=a:b", "invalid user or group name: a:b"},
+		{"--bind-user-group=x", "can only be used with --bind-user="},
+		{"--bind-user-shell=sh", "expected yes, no or an absolute path"},
 		// network
 		{"--network-user-mode --port=0", "expected a port from 1 to 65535"},
 		{"--network-user-mode --port=[::1:5", "after the IPv6 address"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -193,9 +194,9 @@ func (s *settings) mountOptions() []getopt.Option {
 	return []getopt.Option{
 		{Long: "bind", Arg: "SOURCE[:TARGET]", Files: "file", Help: "Mount a file or directory of the host in the guest", Set: list(&s.binds, bind(false))},
 		{Long: "bind-ro", Arg: "SOURCE[:TARGET]", Files: "file", Help: "The same, read-only", Set: list(&s.binds, bind(true))},
-		{Long: "bind-user", Arg: "NAME", Help: "Give a user of the host an account in the guest (not supported yet)", Set: unsupported("users of the host are")},
-		{Long: "bind-user-shell", Arg: "BOOL|PATH", Help: "Shell of such a user (not supported yet)", Set: unsupported("users of the host are")},
-		{Long: "bind-user-group", Arg: "GROUP", Help: "Further group of such a user (not supported yet)", Set: unsupported("users of the host are")},
+		{Long: "bind-user", Arg: "NAME", Help: "Let a user of the host log in to the guest, with the home directory", Set: list(&s.bindUsers, valid(arg.UserName))},
+		{Long: "bind-user-shell", Arg: "BOOL|PATH", Values: boolWords, Help: "Shell of such users: the guest's default, that on the host, or a path", Set: s.setUserShell},
+		{Long: "bind-user-group", Arg: "GROUP", Help: "Further group of such users", Set: list(&s.bindUserGroups, valid(arg.UserName))},
 	}
 }
 
@@ -233,6 +234,22 @@ func (s *settings) setPrivateUsers(v string) error {
 		return err
 	}
 	s.privateUsers, s.privateUsersOn = r, true
+	return nil
+}
+
+func (s *settings) setUserShell(v string) error {
+	b, err := arg.Bool(v)
+	switch {
+	case err == nil && b:
+		s.bindUserShell = hostShell
+	case err == nil:
+		s.bindUserShell = ""
+	case !path.IsAbs(v):
+		return errors.New("expected yes, no or an absolute path")
+	default:
+		s.bindUserShell = v
+	}
+	s.bindUserShellSet = true
 	return nil
 }
 

@@ -45,20 +45,21 @@ type settings struct {
 	dax                     uint64
 
 	// Properties and system integration.
-	register       arg.Tristate
-	keepUnit       bool
-	slice          string
-	properties     []string
-	system, user   bool
-	noAskPassword  bool
-	notifyReady    bool
-	stopTimeout    uint64 // seconds
-	privateUsers   arg.UIDRange
-	privateUsersOn bool
-	binds          []arg.Bind
-	bindUsers      []string
-	bindUserShell  string
-	bindUserGroups []string
+	register         arg.Tristate
+	keepUnit         bool
+	slice            string
+	properties       []string
+	system, user     bool
+	noAskPassword    bool
+	notifyReady      bool
+	stopTimeout      uint64 // seconds
+	privateUsers     arg.UIDRange
+	privateUsersOn   bool
+	binds            []arg.Bind
+	bindUsers        []string
+	bindUserShell    string // "", hostShell or a path
+	bindUserShellSet bool
+	bindUserGroups   []string
 
 	// Journal.
 	forwardJournal string
@@ -77,6 +78,9 @@ type settings struct {
 	credentials credential.Set
 	args        []string // of the kernel
 }
+
+// hostShell stands for the shell that a user has on the host.
+const hostShell = "host"
 
 // newSettings returns the defaults.
 func newSettings() *settings {
@@ -101,7 +105,7 @@ func (s *settings) check() error {
 	if s.journalLimits != (journal.Limits{}) && s.forwardJournal == "" {
 		return errors.New("the options --forward-journal-…= can only be used with --forward-journal=")
 	}
-	if (s.bindUserShell != "" || len(s.bindUserGroups) > 0) && len(s.bindUsers) == 0 {
+	if (s.bindUserShellSet || len(s.bindUserGroups) > 0) && len(s.bindUsers) == 0 {
 		return errors.New("options --bind-user-shell= and --bind-user-group= can only be used with --bind-user=")
 	}
 	if s.growImage > 0 && s.imageFormat == "qcow2" {
