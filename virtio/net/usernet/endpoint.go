@@ -74,40 +74,82 @@ func (e *Endpoint) SetFeatures(f virtio.Features) error {
 	return nil
 }
 
+// headMax holds all headers of a frame, and then some.
+const headMax = 512
+
 // Transmit takes a packet of the guest into netstack.
 func (e *Endpoint) Transmit(pieces []virtq.Buffer, size int) error {
 	if size < vnet.HeaderLen+header.EthernetMinimumSize {
 		return errFrame
 	}
-	view := buffer.NewViewSize(size)
-	n := 0
-	for _, p := range pieces {
-		n += copy(view.AsSlice()[n:], p.Bytes)
+	g := gather{pieces: pieces}
+	var skip [vnet.HeaderLen]byte
+	if !g.read(skip[:]) {
+		return errFrame
 	}
-	if n != size {
+	// netstack recycles memory up to MaxChunkSize only, and the largest frames
+	// of segmentation offload are a few bytes longer.
+	frame := size - vnet.HeaderLen
+	head, rest := frame, 0
+	if frame > buffer.MaxChunkSize {
+		head = max(headMax, frame-buffer.MaxChunkSize)
+		rest = frame - head
+	}
+	view := buffer.NewViewSize(head)
+	if !g.read(view.AsSlice()) {
 		view.Release()
 		return errFrame
 	}
-	view.TrimFront(vnet.HeaderLen)
-	if e.intercept(view.AsSlice()) {
+	if rest == 0 && e.intercept(view.AsSlice()) {
 		view.Release()
 		return nil
 	}
-	e.deliver(view)
+	data := buffer.MakeWithView(view)
+	if rest > 0 {
+		tail := buffer.NewViewSize(rest)
+		if !g.read(tail.AsSlice()) {
+			tail.Release()
+			data.Release()
+			return errFrame
+		}
+		_ = data.Append(tail) // there is no error for a view of our own
+	}
+	e.deliver(data)
 	return nil
+}
+
+// gather reads from a list of buffers.
+type gather struct {
+	pieces []virtq.Buffer
+	at     int // bytes read of pieces[0]
+}
+
+// read fills p, and reports whether there was enough.
+func (g *gather) read(p []byte) bool {
+	for len(p) > 0 {
+		if len(g.pieces) == 0 {
+			return false
+		}
+		n := copy(p, g.pieces[0].Bytes[g.at:])
+		p = p[n:]
+		if g.at += n; g.at == len(g.pieces[0].Bytes) {
+			g.pieces, g.at = g.pieces[1:], 0
+		}
+	}
+	return true
 }
 
 // deliver hands a frame to netstack. Its checksums need no check: it never
 // left this machine's memory, and with offload they are not there yet.
-func (e *Endpoint) deliver(view *buffer.View) {
+func (e *Endpoint) deliver(data buffer.Buffer) {
 	e.mu.Lock()
 	d := e.dispatcher
 	e.mu.Unlock()
 	if d == nil {
-		view.Release()
+		data.Release()
 		return
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
 	defer pkt.DecRef()
 	pkt.RXChecksumValidated = true
 	hdr, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
