@@ -145,7 +145,7 @@ func (s *settings) hostOptions() []getopt.Option {
 		{Long: "kvm", Aliases: []string{"qemu-kvm"}, Arg: "BOOL", Values: tristateWords, Help: "Use KVM; auto takes the software CPU where KVM cannot run the guest", Set: value(&s.kvm, arg.ParseTristate)},
 		{Long: "vsock", Aliases: []string{"qemu-vsock"}, Arg: "BOOL", Values: tristateWords, Help: "Connect the guest by vsock", Set: value(&s.vsock, arg.ParseTristate)},
 		{Long: "vsock-cid", Arg: "CID", Help: "Context ID of the guest; derived from the name by default", Set: value(&s.vsockCID, arg.CID)},
-		{Long: "tpm", Arg: "BOOL", Values: tristateWords, Help: "Give the machine a TPM (not supported yet)", Set: s.setTPM},
+		{Long: "tpm", Arg: "BOOL", Values: tristateWords, Help: "Give the machine a TPM (not supported yet)", Set: notYes("a TPM is")},
 		{Long: "tpm-state", Arg: "PATH", Files: "file", Help: "Where the TPM's state is kept: off, auto or a path (not supported yet)", Set: stateOption("a TPM is")},
 	}
 }
@@ -164,7 +164,7 @@ func (s *settings) executionOptions() []getopt.Option {
 		{Long: "initrd", Arg: "PATH", Files: "file", Help: "Initial RAM disk; may be given several times", Set: list(&s.initrds, requiredPath)},
 		{Long: "firmware", Arg: "auto|none|PATH|list", Values: []string{"auto", "none", "uefi", "bios", "list", "describe"}, Files: "file", Help: "Firmware; only booting without it is supported yet", Set: s.setFirmware},
 		{Long: "firmware-features", Arg: "FEATURE,…", Help: "Features that the firmware must have, or with ~ must not have", Set: s.setFirmwareFeatures},
-		{Long: "secure-boot", Arg: "BOOL", Values: tristateWords, Help: "Whether the firmware must support Secure Boot", Set: s.setSecureBoot},
+		{Long: "secure-boot", Arg: "BOOL", Values: tristateWords, Help: "Whether the firmware must support Secure Boot", Set: notYes("Secure Boot is")},
 		{Long: "efi-nvram-template", Arg: "PATH", Files: "file", Help: "Initial EFI variables (not supported yet)", Set: unsupported("EFI variables are")},
 		{Long: "efi-nvram-state", Arg: "PATH", Files: "file", Help: "Where EFI variables are kept: off, auto or a path (not supported yet)", Set: stateOption("EFI variables are")},
 		{Long: "smbios11", Short: 's', Arg: "STRING", Help: "Pass an SMBIOS type 11 string to the guest", Set: list(&s.smbios11, valid(arg.UTF8))},
@@ -268,13 +268,15 @@ func (s *settings) setBackground(v string) error {
 	return nil
 }
 
-func (s *settings) setTPM(v string) error {
-	t, err := arg.ParseTristate(v)
-	if err == nil && t == arg.Yes {
-		return errors.New("a TPM is not supported yet")
+// notYes takes a tristate for something that we do not have.
+func notYes(what string) func(string) error {
+	return func(v string) error {
+		t, err := arg.ParseTristate(v)
+		if err == nil && t == arg.Yes {
+			return fmt.Errorf("%s not supported yet", what)
+		}
+		return err
 	}
-	s.tpm = t
-	return err
 }
 
 // stateOption takes the words that mean "as you like", and refuses a path.
@@ -290,7 +292,6 @@ func stateOption(what string) func(string) error {
 func (s *settings) setFirmware(v string) error {
 	switch v {
 	case "", "auto", "none":
-		s.firmware = v
 		return nil
 	case "list":
 		s.list = "firmware"
@@ -321,15 +322,6 @@ func (s *settings) setFirmwareFeatures(v string) error {
 		}
 	}
 	return nil
-}
-
-func (s *settings) setSecureBoot(v string) error {
-	t, err := arg.ParseTristate(v)
-	if err == nil && t == arg.Yes {
-		return errors.New("UEFI Secure Boot is not supported yet")
-	}
-	s.secureBoot = t
-	return err
 }
 
 func setCoCo(v string) error {

@@ -30,12 +30,10 @@ type settings struct {
 	// Host.
 	cpus                    arg.Topology
 	ram                     arg.Memory
-	kvm, vsock, tpm         arg.Tristate
+	kvm, vsock              arg.Tristate
 	vsockCID                uint32
 	networkTAP, networkUser bool
 	ports                   []arg.Forward
-	firmware                string
-	secureBoot              arg.Tristate
 	linux                   string
 	initrds                 []string
 	smbios11                []string
@@ -86,7 +84,7 @@ const hostShell = "host"
 func newSettings() *settings {
 	return &settings{
 		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk",
-		firmware: "auto", notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
+		notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
 		stopTimeout: 90,
 	}
 }
