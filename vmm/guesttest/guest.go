@@ -8,39 +8,57 @@ import (
 	"testing"
 )
 
-var binary struct {
+// built is a program of this repository, built once a test process.
+type built struct {
 	once sync.Once
 	path string
 	err  error
 	out  []byte
 }
 
+var binary, guestBinary built
+
+func (b *built) build(t testing.TB, name, pkg string) string {
+	t.Helper()
+	b.once.Do(func() {
+		dir, err := os.MkdirTemp("", "gvmspawn-test-")
+		if err != nil {
+			b.err = err
+			return
+		}
+		b.path = filepath.Join(dir, name)
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.path, pkg)
+		cmd.Dir = filepath.Join(sourceDir(), "..", "..")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		b.out, b.err = cmd.CombinedOutput()
+	})
+	if b.err != nil {
+		t.Fatalf("build %s: %v\n%s", name, b.err, b.out)
+	}
+	return b.path
+}
+
 // Binary builds gvmspawn as it is shipped, once a test process, and returns
 // its path.
 func Binary(t testing.TB) string {
 	t.Helper()
-	binary.once.Do(func() {
-		dir, err := os.MkdirTemp("", "gvmspawn-test-")
-		if err != nil {
-			binary.err = err
-			return
-		}
-		binary.path = filepath.Join(dir, "gvmspawn")
-		cmd := exec.Command("go", "build", "-trimpath", "-o", binary.path, "./cmd/gvmspawn")
-		cmd.Dir = filepath.Join(sourceDir(), "..", "..")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		binary.out, binary.err = cmd.CombinedOutput()
-	})
-	if binary.err != nil {
-		t.Fatalf("build gvmspawn: %v\n%s", binary.err, binary.out)
-	}
-	return binary.path
+	return binary.build(t, "gvmspawn", "./cmd/gvmspawn")
 }
 
-// RemoveBinary removes what Binary built; TestMain calls it at the end.
+// GuestBinary builds the tests' program for guests, once a test process, and
+// returns its path.
+func GuestBinary(t testing.TB) string {
+	t.Helper()
+	return guestBinary.build(t, "guest", "./vmm/guesttest/guest")
+}
+
+// RemoveBinary removes what Binary and GuestBinary built; TestMain calls it at
+// the end.
 func RemoveBinary() {
-	if binary.path != "" {
-		_ = os.RemoveAll(filepath.Dir(binary.path))
+	for _, b := range []*built{&binary, &guestBinary} {
+		if b.path != "" {
+			_ = os.RemoveAll(filepath.Dir(b.path))
+		}
 	}
 }
 

@@ -1,0 +1,81 @@
+// Guest is the guest's half of the whole-machine tests: a static program that
+// does what a shell script cannot. Each check prints a line, "CHECK name ok"
+// or "CHECK name FAIL: why".
+//
+//	guest files DIR             what a file system must do, one by one
+//	guest stress DIR            many writers at once, then "SUM …" of the tree
+//	guest sum DIR               "SUM …" of a tree
+//	guest notify FIELD...       tell the service manager on the host, as systemd would
+//	guest echo PORT             echo one vsock connection after another until "quit"
+//	guest connect ADDR N        N parallel TCP connections to an echo server
+//	guest serve PORT            echo TCP connections, in the background's place
+//	guest ports                 read and write all I/O ports
+//	guest pci DEVICE-ID...      garbage into the PCI functions with these IDs
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest/treesum"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Println("guest: what to do?")
+		os.Exit(2)
+	}
+	args := os.Args[2:]
+	switch os.Args[1] {
+	case "files":
+		files(args[0])
+	case "stress":
+		stress(args[0])
+		sum(args[0])
+	case "sum":
+		sum(args[0])
+	case "notify":
+		check("notify", notify(args))
+	case "echo":
+		check("echo", echo(number(args[0])))
+	case "connect":
+		check("connect", connect(args[0], int(number(args[1]))))
+	case "serve":
+		check("serve", serve(args[0]))
+	case "ports":
+		check("ports", ports())
+	case "pci":
+		check("pci", pci(args))
+	default:
+		fmt.Printf("guest: no command %s\n", os.Args[1])
+		os.Exit(2)
+	}
+}
+
+// check prints the verdict of a check.
+func check(name string, err error) {
+	if err != nil {
+		fmt.Printf("CHECK %s FAIL: %v\n", name, err)
+		return
+	}
+	fmt.Printf("CHECK %s ok\n", name)
+}
+
+func sum(dir string) {
+	s, err := treesum.Sum(dir)
+	if err != nil {
+		fmt.Printf("CHECK sum FAIL: %v\n", err)
+		return
+	}
+	fmt.Printf("SUM %s\n", s)
+}
+
+func number(s string) uint32 {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		fmt.Printf("guest: %s is not a number\n", s)
+		os.Exit(2)
+	}
+	return uint32(n)
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/vsock"
+)
+
+// notify sends fields to the address in the credential vmm.notify_socket,
+// "vsock-stream:CID:PORT", which the machine has as an SMBIOS string.
+func notify(fields []string) error {
+	const name = "io.systemd.credential:vmm.notify_socket="
+	raw, err := os.ReadFile("/sys/firmware/dmi/entries/11-0/raw")
+	if err != nil {
+		return err
+	}
+	_, after, ok := bytes.Cut(raw, []byte(name))
+	if !ok {
+		return errors.New("no credential vmm.notify_socket")
+	}
+	value, _, _ := bytes.Cut(after, []byte{0})
+	var cid, port uint32
+	if _, err := fmt.Sscanf(string(value), "vsock-stream:%d:%d", &cid, &port); err != nil {
+		return fmt.Errorf("credential %q: %w", value, err)
+	}
+	c, err := vsock.Dial(cid, port, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, strings.Join(fields, "\n")); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, c) // until the host has read it
+	return err
+}
+
+// echo serves connections of the host until one sends "quit".
+func echo(port uint32) error {
+	l, err := vsock.Listen(port, nil)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	fmt.Println("ECHO ready")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(b)
+			if string(b[:n]) == "quit" {
+				return c.Close()
+			}
+			if _, werr := c.Write(b[:n]); err != nil || werr != nil {
+				break
+			}
+		}
+		_ = c.Close()
+	}
+}
+
+// connect opens n connections at once, keeps them all open, and then has each
+// echo a line.
+func connect(addr string, n int) error {
+	conns := make([]net.Conn, n)
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			conns[i], errs[i] = net.DialTimeout("tcp", addr, time.Minute)
+		})
+	}
+	wg.Wait()
+	if err := first(errs); err != nil {
+		return err
+	}
+	for i, c := range conns {
+		wg.Go(func() { errs[i] = echoed(c, i) })
+	}
+	wg.Wait()
+	return first(errs)
+}
+
+// first is the first error with the number of all.
+func first(errs []error) error {
+	bad := 0
+	var err error
+	for _, e := range errs {
+		if e != nil {
+			bad++
+			err = e
+		}
+	}
+	if bad == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d connections: %w", bad, len(errs), err)
+}
+
+func echoed(c net.Conn, i int) error {
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	line := fmt.Sprintf("connection %d\n", i)
+	if _, err := io.WriteString(c, line); err != nil {
+		return err
+	}
+	got := make([]byte, len(line))
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if string(got) != line {
+		return wrong("echo", string(got), line)
+	}
+	return nil
+}
+
+// serve echoes the connections to a TCP port until one sends "quit".
+func serve(port string) error {
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	fmt.Println("SERVE ready")
+	quit := make(chan struct{})
+	go func() {
+		<-quit
+		_ = l.Close()
+	}()
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			b := make([]byte, 64<<10)
+			for {
+				n, err := c.Read(b)
+				if string(b[:n]) == "quit" {
+					close(quit)
+					return
+				}
+				if _, werr := c.Write(b[:n]); err != nil || werr != nil {
+					return
+				}
+			}
+		}()
+	}
+}
