@@ -40,6 +40,9 @@ func openInitrds(paths []string) ([]linux.Initrd, func(), error) {
 // rootTypes are the file systems tried for a root device of unknown type.
 var rootTypes = []string{"ext4", "btrfs", "xfs", "f2fs", "squashfs", "erofs", "vfat"}
 
+// DAXOption is the mount option with which Linux uses the window of a share.
+const DAXOption = "dax=always"
+
 // synthesise returns what makes the initrd of a modular kernel, or nil if the
 // caller brought initrds or said nothing about a root.
 func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initrd, error) {
@@ -49,6 +52,9 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 	}
 	return func(k linux.Kernel) ([]linux.Initrd, error) {
 		r := initrdRoot(root)
+		if m.windows[root.Share] != nil && root.Options == "" {
+			r.Options = []string{DAXOption, ""} // a kernel without CONFIG_FUSE_DAX refuses it
+		}
 		release := img.Release()
 		image, err := initrd.Build(initrd.Config{
 			Release: release, Kernel: m.cfg.Boot.Kernel, Places: m.modulePlaces(release),

@@ -137,7 +137,11 @@ func (p *plan) rootFileSystem() ([]string, error) {
 	share.IDShift, share.IDRange = p.idMap()
 	p.cfg.Shares = append(p.cfg.Shares, share)
 	p.cfg.Boot.Root = &vmm.Root{Share: "root", ModuleTree: p.image.Path}
-	return []string{"root=root", "rootfstype=virtiofs", "rw"}, nil
+	root := []string{"root=root", "rootfstype=virtiofs", "rw"}
+	if _, ok := p.argument("rootflags"); p.s.dax > 0 && !ok {
+		root = append(root, "rootflags="+vmm.DAXOption)
+	}
+	return root, nil
 }
 
 // idMap is --private-users=, or by default the range that the owner of a
