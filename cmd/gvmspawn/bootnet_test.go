@@ -40,7 +40,7 @@ is dns "$(nslookup -type=a name.test | grep -c 192.0.2.77)" "%d"
 guest connect %s %d
 echo quit | nc -w 5 10.0.2.2 %s; is loopback $? 1
 guest serve 8080
-head -c 24 /dev/input/event0 | hexdump -e '1/1 "%%02x"' >/event &
+head -c 24 /dev/input/event0 | hexdump -v -e '1/1 "%%02x"' >/event &
 sleep 1; echo BUTTON wait; wait
 is button "$(cut -c 33-40 /event)" 01007400
 is interrupt "$(awk '/ACPI:Ged/{print $2+$3}' /proc/interrupts)" 1

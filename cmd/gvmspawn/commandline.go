@@ -11,9 +11,11 @@ import (
 const maxCommandLine = 2048
 
 // commandLine builds the kernel command line: the console, the boot entry's
-// options, the user's arguments, the root file system (vmspawn's order).
+// options, the user's arguments, the root file system (vmspawn's order). A
+// kernel that panics resets the machine, which then ends with what it said; left
+// to itself it would spin for ever. An argument panic= of the user's wins.
 func (s *settings) commandLine(options, root []string) (string, error) {
-	var words []string
+	words := []string{"panic=-1"}
 	device := map[string]string{"virtio": "hvc0", "serial": "ttyS0"}[s.transport]
 	if s.console != "headless" {
 		if t := os.Getenv("TERM"); validTerm(t) {
