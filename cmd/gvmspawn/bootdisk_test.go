@@ -32,7 +32,7 @@ func TestBootDisks(t *testing.T) {
 	dir := t.TempDir()
 	tree := guestTree(t, `
 is root "$(awk '$2=="/"{print $3}' /proc/mounts | tail -n 1)" ext4
-is serials "$(cat /sys/block/vda/serial /sys/block/vdb/serial /sys/block/vdc/serial | tr '\n' ' ')" "root.img raw.img data.qcow2 "
+is serials "$(for d in vda vdb vdc; do echo -n "$(cat /sys/block/$d/serial) "; done)" "root.img raw.img data.qcow2 "
 is size "$(cat /sys/block/vdb/size /sys/block/vdc/size | tr '\n' ' ')" "65536 65536 "
 dd if=/dev/urandom of=/data bs=1M count=4 2>/dev/null
 for d in vdb vdc; do dd if=/data of=/dev/$d bs=64k seek=16 conv=fsync 2>/dev/null; done
