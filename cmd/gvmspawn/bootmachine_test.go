@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
 // bootTime is how long a whole machine may take on the software CPU, on a slow
 // or busy host.
-const bootTime = 4 * time.Minute
+const bootTime = 3 * time.Minute
 
 // booted is the shipped program running a stock kernel on the software CPU.
 type booted struct {
@@ -105,6 +106,17 @@ func (m *booted) watch() {
 	})
 }
 
+// dump ends a machine that hangs and logs where all its goroutines were.
+func (m *booted) dump() {
+	before := len(m.errs.String())
+	m.Process.Signal(unix.SIGQUIT) //nolint:errcheck // it may have ended
+	select {
+	case <-m.ended:
+	case <-time.After(5 * time.Second):
+	}
+	m.t.Logf("it hung here:\n%s", m.errs.String()[before:])
+}
+
 func tailOf(s string) string {
 	const most = 8000
 	if len(s) > most {
@@ -132,6 +144,7 @@ func (m *booted) waitCount(text string, n int) {
 		default:
 		}
 		if time.Now().After(end) {
+			m.dump()
 			m.t.Fatalf("no %q", text)
 		}
 	}
@@ -143,6 +156,7 @@ func (m *booted) status() int {
 	select {
 	case <-m.ended:
 	case <-time.After(bootTime):
+		m.dump()
 		m.t.Fatal("the machine does not end")
 	}
 	time.Sleep(50 * time.Millisecond) // the terminal's last output

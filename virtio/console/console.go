@@ -148,6 +148,10 @@ func (d *Device) Activate(a *virtio.Activation) error {
 		d.work(a, rxQueue(i), p.receive)
 		d.work(a, rxQueue(i)+1, p.transmit)
 	}
+	if !multi && a.Features.Has(VIRTIO_CONSOLE_F_SIZE) && d.size != [2]uint16{} {
+		// Linux reads the size when it is told of a change, and only then.
+		a.ConfigChanged()
+	}
 	if multi {
 		d.control.start()
 		d.work(a, queueControlRx, d.controlReceive)

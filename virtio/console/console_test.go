@@ -84,14 +84,15 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// §5.3.5: a change of size is a configuration change.
+// §5.3.5: a change of size is a configuration change, and so is the first size.
 func TestResize(t *testing.T) {
 	d := newDevice(t, console.PortConfig{})
 	m := virtiotest.New(t, d, virtiotest.Options{})
+	<-m.ConfigChanged()
 	d.Resize(80, 25) // no change, no notification
 	d.Resize(132, 43)
 	<-m.ConfigChanged()
-	if got := m.Config(0, 4); !bytes.Equal(got, []byte{132, 0, 43, 0}) || m.ConfigChanges() != 1 {
+	if got := m.Config(0, 4); !bytes.Equal(got, []byte{132, 0, 43, 0}) || m.ConfigChanges() != 2 {
 		t.Errorf("config is %x after %d changes", got, m.ConfigChanges())
 	}
 	m.Reset()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,7 @@ import (
 // notify sends fields to the address in the credential vmm.notify_socket,
 // "vsock-stream:CID:PORT", which the machine has as an SMBIOS string.
 func notify(fields []string) error {
-	const name = "io.systemd.credential:vmm.notify_socket="
+	const name = "io.systemd.credential.binary:vmm.notify_socket="
 	raw, err := os.ReadFile("/sys/firmware/dmi/entries/11-0/raw")
 	if err != nil {
 		return err
@@ -26,7 +27,11 @@ func notify(fields []string) error {
 	if !ok {
 		return errors.New("no credential vmm.notify_socket")
 	}
-	value, _, _ := bytes.Cut(after, []byte{0})
+	text, _, _ := bytes.Cut(after, []byte{0})
+	value, err := base64.StdEncoding.DecodeString(string(text))
+	if err != nil {
+		return fmt.Errorf("credential %q: %w", text, err)
+	}
 	var cid, port uint32
 	if _, err := fmt.Sscanf(string(value), "vsock-stream:%d:%d", &cid, &port); err != nil {
 		return fmt.Errorf("credential %q: %w", value, err)
