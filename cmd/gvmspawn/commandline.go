@@ -11,11 +11,9 @@ import (
 const maxCommandLine = 2048
 
 // commandLine builds the kernel command line: the console, the boot entry's
-// options, the user's arguments, the root file system (vmspawn's order). A
-// kernel that panics resets the machine, which then ends with what it said; left
-// to itself it would spin for ever. An argument panic= of the user's wins.
+// options, the user's arguments, the root file system (vmspawn's order).
 func (s *settings) commandLine(options, root []string) (string, error) {
-	words := []string{"panic=-1"}
+	var words []string
 	device := map[string]string{"virtio": "hvc0", "serial": "ttyS0"}[s.transport]
 	if s.console != "headless" {
 		if t := os.Getenv("TERM"); validTerm(t) {
