@@ -59,7 +59,7 @@ done`)
 	args := []string{"-i", root, "--extra-drive=" + raw, "--extra-drive=qcow2:" + qcow2, "--vsock=no", "quiet", "root=/dev/vda", "rw"}
 
 	before := []string{hash(t, root), hash(t, raw), hash(t, qcow2)}
-	m := newMachine(t, dir, kernel, append(args, "--ephemeral", "do=poweroff")...)
+	m := newMachine(t, dir, kernel, append([]string{"--ephemeral"}, append(args, "do=poweroff")...)...)
 	m.start()
 	if s := m.status(); s != 0 {
 		t.Errorf("status %d", s)
