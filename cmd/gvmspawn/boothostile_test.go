@@ -16,6 +16,7 @@ import (
 // guest's panic at the end is status 1 with the panic's own words.
 func TestBootHostile(t *testing.T) {
 	kernel := softBoot(t, "kernel-bookworm")
+	unsettled(t)
 	dir := t.TempDir()
 	tree := guestTree(t, `
 n=$(cat /count 2>/dev/null || echo 0); n=$((n+1)); echo $n >/count; sync
@@ -87,6 +88,7 @@ func useOf(t *testing.T, pid int) use {
 // and host see.
 func TestBootStress(t *testing.T) {
 	kernel := softBoot(t, "kernel-trixie")
+	unsettled(t)
 	if os.Geteuid() != 0 {
 		t.Skip("owners and devices need root")
 	}
