@@ -74,6 +74,55 @@ func cpio(files map[string][]byte, order []string) []byte {
 	return b.Bytes()
 }
 
+// bootGuest loads the kernel that the environment names, with a busybox
+// initramfs, into a machine of cfg.
+func bootGuest(t *testing.T, cfg Config, cmd string) (*VM, *testUART) {
+	path := os.Getenv("GVMSPAWN_SOFT_KERNEL")
+	if path == "" {
+		t.Skip("set GVMSPAWN_SOFT_KERNEL to a bzImage")
+	}
+	m := mem.New()
+	t.Cleanup(func() { m.Close() })
+	if _, err := m.Add("ram", 0, 512<<20, mem.RAM); err != nil {
+		t.Fatal(err)
+	}
+	img, err := linux.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Skip(err)
+	}
+	init := "#!/bin/busybox sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox uname -a >/dev/kmsg\n/bin/busybox sha256sum /bin/busybox > /dev/kmsg\necho HELLO from init >/dev/kmsg\necho DONE >/dev/kmsg; /bin/busybox poweroff -f\n"
+	rd := cpio(map[string][]byte{"bin/busybox": busybox, "init": []byte(init)}, []string{"bin/busybox", "init"})
+	rsdp, err := acpi.Write(m, acpi.Config{CPUs: 1, RAMEnd: m.RAMEnd()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	regs, err := linux.Load(linux.Boot{Memory: m, Image: img, RSDP: rsdp, CommandLine: cmd,
+		Initrds: []linux.Initrd{{Name: "initrd", Size: int64(len(rd)), Data: bytes.NewReader(rd)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &testUART{}
+	cfg.Memory, cfg.CPUs, cfg.IO = m, 1, u
+	vm, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { vm.Close() })
+	u.stop = func(line string) {
+		if strings.Contains(line, "DONE") {
+			vm.cpus[0].Kick()
+		}
+	}
+	if err := vm.cpus[0].SetRegisters(&regs); err != nil {
+		t.Fatal(err)
+	}
+	return vm, u
+}
+
 func TestBootLinux(t *testing.T) {
 	path := os.Getenv("GVMSPAWN_SOFT_KERNEL")
 	if path == "" {

@@ -555,6 +555,9 @@ func (j *translator) analyse(b *block) bool {
 			if t.in.Op == decode.PAUSE && len(c.vm.cpus) > 1 {
 				t.refuse() // which offers the host's CPU to others
 			}
+			if t.in.Op == decode.STI && j.counting {
+				t.refuse() // it ends the interpreter's block, and so moves its time
+			}
 		}
 		j.list = append(j.list, t)
 	}

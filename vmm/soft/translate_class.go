@@ -73,6 +73,8 @@ const (
 	asSSE      assumptions = 1 << iota // vector instructions run, with all exceptions masked
 	asSMAP                             // CR4.SMAP
 	asFSGSBASE                         // CR4.FSGSBASE
+	asBMI1                             // TZCNT is not BSF
+	asLZCNT                            // LZCNT is not BSR
 )
 
 // assume returns what holds now.
@@ -87,12 +89,28 @@ func (c *CPU) assume() (as assumptions) {
 	if s.CR4&cr4FSGSBASE != 0 {
 		as |= asFSGSBASE
 	}
+	if c.vm.features.bmi1 {
+		as |= asBMI1
+	}
+	if c.vm.features.lzcnt {
+		as |= asLZCNT
+	}
 	return as
 }
 
 // classify decides how t is translated.
 func (t *tinst) classify(cpl uint32, as assumptions) {
 	in := &t.in
+	if in.VEX {
+		t.refuse()
+		return
+	}
+	switch { // processors without these instructions ignore the prefix
+	case in.Op == decode.TZCNT && as&asBMI1 == 0:
+		in.Op, in.Prefix = decode.BSF, 0
+	case in.Op == decode.LZCNT && as&asLZCNT == 0:
+		in.Op, in.Prefix = decode.BSR, 0
+	}
 	t.class, t.reads, t.fw = t.scalar(cpl)
 	if t.class == tcInterp {
 		t.class, t.reads, t.fw = t.system(cpl, as)
@@ -198,8 +216,6 @@ func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
 	case decode.ADD, decode.OR, decode.AND, decode.SUB, decode.XOR, decode.CMP, decode.TEST, decode.NEG,
 		decode.XADD, decode.CMPXCHG, decode.MUL, decode.IMUL, decode.IMUL2, decode.IMUL3, decode.BSF, decode.BSR:
 		return tcSame, false, fwAll
-	case decode.TZCNT, decode.LZCNT:
-		return same(cpu.X86.HasBMI1), false, fwAll
 	case decode.POPCNT:
 		return same(cpu.X86.HasPOPCNT), false, fwAll
 	case decode.CRC32:
@@ -318,6 +334,10 @@ func (t *tinst) system(cpl uint32, as assumptions) (c tclass, reads bool, fw uin
 		return tcInterp, true, fwSome
 	}
 	switch in.Op {
+	case decode.TZCNT:
+		return same(cpu.X86.HasBMI1 && as&asBMI1 != 0), true, fwAll
+	case decode.LZCNT:
+		return same(cpu.X86.HasBMI1 && as&asLZCNT != 0), true, fwAll
 	case decode.MOVSB, decode.MOVSV, decode.STOSB, decode.STOSV:
 		if (in.Rep || in.Repne) && in.AddrSize == 8 && in.SegOverride == decode.RegNone {
 			return tcRep, false, fwNone

@@ -3,11 +3,13 @@ package soft
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 )
@@ -184,4 +186,41 @@ func TestTranslatorSnippets(t *testing.T) {
 		}
 	}
 	t.Logf("%d translated, %d faults", translated, faults)
+}
+
+// TestTranslatorLockStep boots a kernel twice in virtual time: the interpreter
+// and the translator must print the same at the same instruction.
+func TestTranslatorLockStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a kernel twice")
+	}
+	var out [2][]byte
+	var count [2]uint64
+	for i, interp := range []bool{false, true} {
+		cfg := Config{Deterministic: true, Seed: 1, BootTime: time.Unix(1_700_000_000, 0), NoTranslator: interp}
+		vm, u := bootGuest(t, cfg, "console=ttyS0 panic=-1 reboot=t")
+		c := vm.cpus[0]
+		var marks []byte
+		stop := u.stop
+		u.stop = func(line string) {
+			marks = fmt.Appendf(marks, "%d %s", c.s.Count, line)
+			stop(line)
+		}
+		limit := time.AfterFunc(3*time.Minute, c.Kick)
+		if _, err := c.Run(); err != nil {
+			t.Fatal(err)
+		}
+		limit.Stop()
+		out[i], count[i] = marks, c.s.Count
+	}
+	a, b := bytes.Split(out[0], []byte{'\n'}), bytes.Split(out[1], []byte{'\n'})
+	for i := range min(len(a), len(b)) {
+		if !bytes.Equal(a[i], b[i]) {
+			t.Fatalf("line %d:\ntranslated  %s\ninterpreted %s", i, a[i], b[i])
+		}
+	}
+	if count[0] != count[1] || len(a) != len(b) {
+		t.Errorf("%d instructions translated, %d interpreted; %d and %d lines", count[0], count[1], len(a), len(b))
+	}
+	t.Logf("%d instructions, %d lines", count[0], len(a))
 }
