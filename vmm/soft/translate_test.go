@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 )
 
@@ -223,4 +224,138 @@ func TestTranslatorLockStep(t *testing.T) {
 		t.Errorf("%d instructions translated, %d interpreted; %d and %d lines", count[0], count[1], len(a), len(b))
 	}
 	t.Logf("%d instructions, %d lines", count[0], len(a))
+}
+
+// flowProgram fills code with blocks of random instructions that end with
+// random branches, calls and returns among them, some across pages, and
+// stores into their own page.
+func flowProgram(rng *rand.Rand, code []byte) {
+	const blocks = 48
+	for i := range code {
+		code[i] = 0x0f // any stray jump ends at 0f 0f, which is undefined
+	}
+	step := len(code) / blocks
+	rel := func(at int, target int) []byte {
+		return binary.LittleEndian.AppendUint32(nil, uint32(int32(target*step-at-4)))
+	}
+	for i := range blocks {
+		p := i * step
+		put := func(b ...byte) { p += copy(code[p:], b) }
+		put(0x49, 0xff, 0xcc)                              // dec r12
+		put(0x0f, 0x84)                                    // je end
+		put(rel(p, blocks-1)...)                           //
+		n, _, _ := snippet(rng, code[p:p+60])              //
+		p += n                                             //
+		put(0x41, 0xbd, byte(i), byte(rng.Uint32()), 0, 0) // mov r13d, i
+		t, u := rng.IntN(blocks-1), rng.IntN(blocks-1)
+		switch rng.IntN(7) {
+		case 0: // test r13d, 256; jcc; jmp
+			put(0x41, 0xf7, 0xc5, 0, 1, 0, 0, 0x0f, 0x80|byte(rng.IntN(16)))
+			put(rel(p, t)...)
+			put(0xe9)
+			put(rel(p, u)...)
+		case 1: // call t; jmp u
+			put(0x48, 0x8d, 0x24, 0x25) // lea rsp, [stack]
+			put(binary.LittleEndian.AppendUint32(nil, oracleData+0x8000)...)
+			put(0xe8)
+			put(rel(p, t)...)
+			put(0xe9)
+			put(rel(p, u)...)
+		case 2: // lea r14, [rip+t]; push r14; ret
+			put(0x48, 0x8d, 0x24, 0x25)
+			put(binary.LittleEndian.AppendUint32(nil, oracleData+0x8000)...)
+			put(0x4c, 0x8d, 0x35)
+			put(rel(p, t)...)
+			put(0x41, 0x56, 0xc3)
+		case 3: // lea r15, [rip+t]; jmp r15
+			put(0x4c, 0x8d, 0x3d)
+			put(rel(p, t)...)
+			put(0x41, 0xff, 0xe7)
+		case 4: // lea r11, [rip+t]; mov [tmp], r11; call [tmp]
+			put(0x48, 0x8d, 0x24, 0x25)
+			put(binary.LittleEndian.AppendUint32(nil, oracleData+0x8000)...)
+			put(0x4c, 0x8d, 0x1d)
+			put(rel(p, t)...)
+			put(0x4c, 0x89, 0x1c, 0x25)
+			put(binary.LittleEndian.AppendUint32(nil, oracleData+0x9000)...)
+			put(0xff, 0x14, 0x25)
+			put(binary.LittleEndian.AppendUint32(nil, oracleData+0x9000)...)
+		case 5: // change the immediate of a MOV elsewhere, then go on
+			put(0x44, 0x88, 0x2d) // mov [rip+x], r13b: the last byte of code is never run
+			put(binary.LittleEndian.AppendUint32(nil, uint32(int32(len(code)-1-p-4)))...)
+			put(0xe9)
+			put(rel(p, t)...)
+		default:
+			put(0xe9)
+			put(rel(p, t)...)
+		}
+	}
+	copy(code[(blocks-1)*step:], []byte{0x0f, 0x0b})
+}
+
+// TestTranslatorFlow runs random programs of many blocks in both engines.
+func TestTranslatorFlow(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o := newOracle(t)
+	c, s := o.c, o.c.s
+	j := c.jit
+	if j == nil {
+		t.Skip("no translated code on this host")
+	}
+	j.counting = true
+	const size = 0x2800
+	at := uint64(oracleCode)
+	o.mapOnly(oracleData-0x12000, oracleData+0x12000, oracleCode, oracleBase+oracleSize)
+	for va := uint64(oracleCode); va < oracleCode+0x4000; va += 4096 { // writable
+		binary.LittleEndian.PutUint64(o.ram[oracleTab+0x3000+va>>12&511*8-oracleBase:], va|7)
+	}
+	c.flushTLB()
+	seed := uint64(9)
+	if v, err := strconv.ParseUint(os.Getenv("ORACLE_SEED"), 10, 64); err == nil {
+		seed = v
+	}
+	rng := rand.New(rand.NewPCG(seed, 4))
+	var init, a, b userState
+	arena := o.ram[oracleData-oracleBase-0x12000:][:0x24000]
+	clean, after := make([]byte, len(arena)), make([]byte, len(arena))
+	program := make([]byte, size)
+	long := 0
+	run := func(st *userState) (uint64, exception) {
+		copy(arena, clean)
+		copy(o.ram[at-oracleBase:], program)
+		c.dropCode()
+		o.setState(&init, at)
+		for s.Count, s.Deadline = 0, 20000; s.Count < s.Deadline; {
+			bl := c.lookup()
+			if bl == nil || c.chain(bl) == stFault {
+				break
+			}
+		}
+		s.Deadline = bus.Never
+		o.getState(st)
+		return s.RIP, c.exc
+	}
+	for range oracleCases() / 100 {
+		init.fill(rng)
+		for i := range init.gpr {
+			init.gpr[i] = oracleData + rng.Uint64N(2048) - 1024
+		}
+		init.gpr[12] = 600
+		flowProgram(rng, program)
+		c.jit = nil
+		ripA, excA := run(&a)
+		countA := s.Count
+		copy(after, arena)
+		c.jit = j
+		ripB, excB := run(&b)
+		long += int(boolBit(s.Count > 1000))
+		var in decode.Inst
+		a.flags, b.flags = 0, 0
+		if d := diff(&in, &a, &b, 1); d != "" || ripA != ripB || excA != excB || countA != s.Count || !bytes.Equal(after, arena) {
+			t.Errorf("interpreter (as native) against translated: %s, rip %#x %#x, %+v %+v", d, ripA, ripB, excA, excB)
+			break
+		}
+	}
+	t.Logf("%d programs ran long", long)
 }
