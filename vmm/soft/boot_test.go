@@ -3,6 +3,7 @@ package soft
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -100,7 +101,7 @@ func bootGuest(t *testing.T, cfg Config, cmd string) (*VM, *testUART) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	regs, err := linux.Load(linux.Boot{Memory: m, Image: img, RSDP: rsdp, CommandLine: cmd,
+	regs, err := linux.Load(linux.Boot{Memory: m, Image: img, RSDP: rsdp, CommandLine: cmd, Random: rand.NewChaCha8([32]byte{}),
 		Initrds: []linux.Initrd{{Name: "initrd", Size: int64(len(rd)), Data: bytes.NewReader(rd)}}})
 	if err != nil {
 		t.Fatal(err)
