@@ -8,11 +8,13 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // setState loads st into the CPU, at code.
@@ -358,4 +360,84 @@ func TestTranslatorFlow(t *testing.T) {
 		}
 	}
 	t.Logf("%d programs ran long", long)
+}
+
+// fuzzTranslated runs code in 64-bit mode, translated at once.
+func fuzzTranslated(c *CPU, ram, code []byte, user bool) {
+	clear(ram)
+	for i := 0; i < 0x1000; i += 16 { // interrupt gates back into the code
+		binary.LittleEndian.PutUint64(ram[0x4000+i:], 0x8e00<<32|8<<16|0x8000|uint64(i&0xff0))
+	}
+	binary.LittleEndian.PutUint64(ram[0x5008:], 0x00af9b000000ffff)
+	c.resetRegisters()
+	c.dropCode()
+	copy(ram[0x8000:0xa000], code)
+	fuzzMode(c, ram, 3, user)
+	s := c.s
+	s.IDT, s.GDT = vcpu.Table{Base: 0x4000, Limit: 0xfff}, vcpu.Table{Base: 0x5000, Limit: 0xff}
+	atomic.StoreUint32(&s.Exit, 0)
+	defer func() { s.Deadline = bus.Never }()
+	for s.Count, s.Deadline = 0, 5000; s.Count < s.Deadline && !c.halted && !c.waiting && !c.stepping(); {
+		c.shadow = false
+		atomic.StoreUint32(&s.Exit, 0)
+		b := c.lookup()
+		st := stFault
+		if b != nil {
+			b.runs = hotRuns
+			st = c.chain(b)
+		}
+		if st == stFault {
+			s.Count++
+			if _, stop := c.except(); stop {
+				return
+			}
+		}
+	}
+}
+
+// FuzzTranslator runs bytes as translated code, at ring 0 or 3: whatever they
+// do, the machine must neither panic nor touch anything but its own memory.
+func FuzzTranslator(f *testing.F) {
+	c, ram := fuzzMachine(f)
+	if c.jit == nil {
+		f.Skip("no translated code on this host")
+	}
+	c.jit.counting = true
+	rng := rand.New(rand.NewPCG(1, 5))
+	for i := range 40 {
+		code := make([]byte, 0x2000)
+		flowProgram(rng, code)
+		f.Add(code, i&1 == 0)
+		for at := 0; at < len(code); at += 20 {
+			var b [20]byte
+			randomCode(rng, b[:])
+			copy(code[at:], b[:])
+		}
+		f.Add(code, i&1 == 0)
+	}
+	f.Fuzz(func(t *testing.T, code []byte, user bool) { fuzzTranslated(c, ram, code, user) })
+}
+
+// TestTranslatorNoAllocation: translated code and its exits allocate nothing.
+func TestTranslatorNoAllocation(t *testing.T) {
+	c, ram := fuzzMachine(t)
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	c.jit.counting = true
+	fuzzMode(c, ram, 3, false)
+	// 1: mov ecx, 100; 2: mov [rsp-16], rcx; pushf; popf; paddd xmm0, xmm1; dec ecx; jnz 2; jmp 1
+	copy(ram[0x8000:], []byte{0xb9, 100, 0, 0, 0, 0x48, 0x89, 0x4c, 0x24, 0xf0, 0x9c, 0x9d, 0x66, 0x0f, 0xfe, 0xc1, 0xff, 0xc9, 0x75, 0xf1, 0xeb, 0xea})
+	run := func() {
+		for c.s.Count, c.s.Deadline = 0, 20000; c.s.Count < c.s.Deadline; {
+			c.chain(c.lookup())
+		}
+	}
+	run()
+	if n := testing.AllocsPerRun(50, run); n != 0 {
+		t.Errorf("%v allocations a run", n)
+	}
+	if len(c.jit.trs) == 0 {
+		t.Error("nothing was translated")
+	}
 }
