@@ -149,11 +149,25 @@ func (m *Machine) addPCI() (*pci.Host, error) {
 	return host, nil
 }
 
+// restartStub is real-mode code at layout.BIOSEntry: it resets the machine by the
+// reset control register. Linux on hardware-reduced ACPI without EFI restarts
+// through the BIOS (arch/x86/kernel/reboot.c), and there is none.
+var restartStub = []byte{
+	0xba, layout.PortReset & 0xff, layout.PortReset >> 8, // mov dx, PortReset
+	0xb0, 0x06, // mov al, SYS_RST | RST_CPU
+	0xee,       // out dx, al
+	0xf4,       // hlt
+	0xeb, 0xfd, // jmp to the hlt
+}
+
 // load writes tables and kernel into guest memory and sets the boot CPU's
 // registers.
 func (m *Machine) load(img *linux.Image) error {
 	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, RAMEnd: m.mem.RAMEnd()})
 	if err != nil {
+		return err
+	}
+	if err := m.mem.WriteAt(restartStub, layout.BIOSEntry); err != nil {
 		return err
 	}
 	top := mem.GPA(min(m.cfg.RAM, layout.LowRAMEnd))

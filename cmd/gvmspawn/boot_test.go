@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +14,8 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
-// kvmCase is one run of gvmspawn in the testbed.
-type kvmCase struct {
+// bootCase is one run of gvmspawn.
+type bootCase struct {
 	name   string
 	kernel string // asset
 	args   string // arguments, after the directory and the kernel
@@ -21,9 +24,9 @@ type kvmCase struct {
 	after  string // a further shell condition
 }
 
-// kvmInit is the guest's init: it writes a file and ends as the command line
+// bootInit is the guest's init: it writes a file and ends as the command line
 // says.
-const kvmInit = `
+const bootInit = `
 echo "HELLO from $(uname -r) with $(nproc) CPU"
 echo "guest wrote this" > /written
 chown 7:8 /written
@@ -40,7 +43,7 @@ func TestBootOnKVM(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots machines in the testbed")
 	}
-	cases := []kvmCase{
+	cases := []bootCase{
 		{"modular kernel", "kernel-bookworm", "do=poweroff quiet", 0, "HELLO from 6[.]1[.].* with 1 CPU",
 			`[ "$(cat /tree/written)" = "guest wrote this" ] && [ "$(stat -c %u:%g /tree/written)" = 7:8 ]`},
 		{"kernel with virtio-fs built in", "kernel-trixie", "do=poweroff quiet", 0, "HELLO from 6[.]12[.].* with 1 CPU", "true"},
@@ -48,15 +51,15 @@ func TestBootOnKVM(t *testing.T) {
 	}
 	if os.Getenv("GVMSPAWN_LONG") != "" {
 		cases = append(cases,
-			kvmCase{"reboot", "kernel-bookworm", "do=reboot quiet", 0, "AGAIN", "true"},
-			kvmCase{"four CPUs", "kernel-bookworm", "--cpus=4 do=poweroff quiet", 0, "HELLO from .* with 4 CPU", "true"})
+			bootCase{"reboot", "kernel-bookworm", "do=reboot quiet", 0, "AGAIN", "true"},
+			bootCase{"four CPUs", "kernel-bookworm", "--cpus=4 do=poweroff quiet", 0, "HELLO from .* with 4 CPU", "true"})
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { c.run(t) })
+		t.Run(c.name, func(t *testing.T) { c.runOnKVM(t) })
 	}
 }
 
-func (c *kvmCase) run(t *testing.T) {
+func (c *bootCase) runOnKVM(t *testing.T) {
 	kernel := guesttest.KernelAsset(t, c.kernel)
 	builtin := filepath.Join("lib/modules", kernel.Version, "modules.builtin")
 	res := guesttest.Testbed{
@@ -64,7 +67,7 @@ func (c *kvmCase) run(t *testing.T) {
 			"bin/gvmspawn": guesttest.Binary(t),
 			"vmlinuz":      kernel.Path,
 			builtin:        filepath.Join(kernel.Dir, builtin),
-			"tree":         guesttest.BusyboxTree(t, kvmInit),
+			"tree":         guesttest.BusyboxTree(t, bootInit),
 		},
 		Modules: []string{"virtiofs", "virtio_pci", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng"},
 		Timeout: 8 * time.Minute,
@@ -77,5 +80,32 @@ cat /tmp/out
 	}.Run(t)
 	if !strings.Contains(res.Output, "VERDICT PASS") {
 		t.Errorf("output:\n%s", res.Output)
+	}
+}
+
+// TestBootEnds runs what ends a machine on the software CPU: power-off, reboot and
+// panic, of a kernel with and one without modules.
+func TestBootEnds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots machines")
+	}
+	for _, c := range []bootCase{
+		{"reboot", "kernel-bookworm", "do=reboot quiet", 0, "AGAIN", ""},
+		{"reboot, nothing but ACPI", "kernel-trixie", "do=reboot quiet", 0, "AGAIN", ""},
+		{"kernel panic", "kernel-bookworm", "do=crash quiet", 1, "the guest's kernel panicked: .*sysrq triggered crash", ""},
+		{"panic=0 is the user's", "kernel-bookworm", "do=poweroff panic=0 quiet", 0, "HELLO", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tree := guesttest.BusyboxTree(t, bootInit)
+			args := append([]string{"-q", "--kvm=no", "--register=no", "-D", tree, "--linux=" + guesttest.KernelAsset(t, c.kernel).Path, "--ram=256M"},
+				strings.Fields(c.args)...)
+			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, guesttest.Binary(t), args...)
+			out, err := cmd.CombinedOutput()
+			if ctx.Err() != nil || cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != c.status || !regexp.MustCompile(c.want).Match(out) {
+				t.Errorf("%v, want status %d and %q; output:\n%s", err, c.status, c.want, out)
+			}
+		})
 	}
 }

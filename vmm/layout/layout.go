@@ -59,6 +59,9 @@ const (
 	// ACPITablesEnd is the exclusive end of the room for them.
 	ACPITablesEnd = 0xf0000
 
+	// BIOSEntry is where a CPU in real mode restarts a PC (F000:FFF0).
+	BIOSEntry = 0xffff0
+
 	// KernelStart is where a protected-mode kernel is loaded by default.
 	KernelStart = 1 * MiB
 )
