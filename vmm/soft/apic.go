@@ -20,7 +20,7 @@ func (vm *VM) newAPICs(cpus int) error {
 		IDs:     ids,
 		Clock:   vm.clock,
 		FromTSC: func(cpu int, tsc uint64) uint64 { return vm.cpus[cpu].fromTSC(tsc) },
-		Wake:    func(cpu int) { vm.cpus[cpu].notify(exitIntr) },
+		Wake:    vm.wakeCPU,
 		EOI:     vm.ioapic.EOI,
 	})
 	return err
@@ -82,6 +82,16 @@ func (c *CPU) apicWriteMSR(n uint32, v uint64) (ok, mine bool) {
 		return false, false
 	}
 	return c.apic.WriteMSR(n, v), true
+}
+
+// wakeCPU makes a CPU look at its local APIC. A timer's goroutine may still
+// come here when the machine is closed.
+func (vm *VM) wakeCPU(cpu int) {
+	vm.life.RLock()
+	defer vm.life.RUnlock()
+	if cpu < len(vm.cpus) {
+		vm.cpus[cpu].notify(exitIntr)
+	}
 }
 
 func (c *CPU) readCR8() uint64 { return uint64(c.apic.TPR() >> 4) }

@@ -132,3 +132,23 @@ func (g *guest) run() []vcpu.Exit {
 	wg.Wait()
 	return exits
 }
+
+// TestCloseWithPendingEvents: what was on its way to a CPU when the machine was
+// closed, such as a timer's interrupt, gets nowhere and harms nobody.
+func TestCloseWithPendingEvents(t *testing.T) {
+	m := mem.New()
+	defer m.Close()
+	if _, err := m.Add("RAM", 0, 1<<20, mem.RAM); err != nil {
+		t.Fatal(err)
+	}
+	vm, err := New(Config{Memory: m, CPUs: 2, IO: &testUART{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nmi = 4 << 8
+	vm.apics.Deliver(0xfee0_0000, nmi)
+	if err := vm.Close(); err != nil {
+		t.Fatal(err)
+	}
+	vm.apics.Deliver(0xfee0_1000, nmi)
+}

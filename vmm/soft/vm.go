@@ -75,6 +75,7 @@ type VM struct {
 	rng       *rand.PCG
 	bootTime  time.Time // when the clock was 0; the host's time if zero
 	clock     bus.Clock
+	life      sync.RWMutex   // held to reach a CPU from outside; Close takes it
 	hostClock *bus.HostClock // nil in deterministic mode
 	virtual   *virtualClock  // nil unless deterministic
 	apics     *lapic.Cluster
@@ -231,6 +232,8 @@ func (vm *VM) VCPU(i int) vcpu.VCPU { return vm.cpus[i] }
 
 // Close frees the CPUs. Every Run has returned before.
 func (vm *VM) Close() error {
+	vm.life.Lock()
+	defer vm.life.Unlock()
 	for _, c := range vm.cpus {
 		if c.jit != nil {
 			c.jit.free()
