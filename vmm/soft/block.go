@@ -88,6 +88,9 @@ func (c *CPU) modeKey() uint8 {
 	if c.s.CPL == 3 {
 		k |= 0x80
 	}
+	if c.mode == decode.Mode32 && c.flat32() {
+		k |= 0x40
+	}
 	return k
 }
 
@@ -96,6 +99,7 @@ func (c *CPU) lookup() *block {
 	s := c.s
 	la := s.RIP
 	if c.mode != decode.Mode64 {
+		s.RIP &= 0xffffffff
 		if s.RIP > uint64(s.Seg[vcpu.CS].Limit) {
 			c.faultErr(vecGP, 0)
 			return nil
@@ -420,7 +424,7 @@ func (c *CPU) compile(in *decode.Inst, err error, pos int) op {
 			return op{fn: opInvalid}
 		}
 	}
-	if c.mode == decode.Mode64 {
+	if c.mode == decode.Mode64 || fast32(in) && c.flat32() {
 		if o, ok := fast(in, pos); ok {
 			return o
 		}

@@ -22,8 +22,62 @@ func (o *op) onStack() bool {
 	return o.seg == regZero && (o.base == vcpu.RSP || o.base == vcpu.RBP)
 }
 
+// flat32 reports whether 32-bit code sees memory as it is: its segments but FS
+// and GS begin at 0 and are 4 GiB of writable memory.
+func (c *CPU) flat32() bool {
+	s := c.s
+	if g := &s.Seg[vcpu.CS]; g.Base != 0 || g.Limit != 0xffffffff {
+		return false
+	}
+	for _, i := range [...]int{vcpu.ES, vcpu.SS, vcpu.DS} {
+		g := &s.Seg[i]
+		if g.Base != 0 || g.Limit != 0xffffffff || g.Attr&(attrUnusable|attrP|attrS|attrCode|attrDC|attrRW) != attrP|attrS|attrRW {
+			return false
+		}
+	}
+	return s.Flags&flagVM == 0 && c.protected()
+}
+
+// fast32 reports whether the specialised functions of in do for flat 32-bit
+// code what they do in 64-bit mode. Addresses beyond 4 GiB take the slow path,
+// which wraps them.
+func fast32(in *decode.Inst) bool {
+	if in.Mode != decode.Mode32 {
+		return false
+	}
+	switch in.Op {
+	case decode.NOP, decode.LEA, decode.MOVZX, decode.MOVSX, decode.INC, decode.DEC, decode.NEG, decode.NOT,
+		decode.SHL, decode.SHR, decode.SAR, decode.ROL, decode.ROR, decode.SETCC, decode.CMOVCC,
+		decode.IMUL2, decode.IMUL3, decode.CWD, decode.CBW, decode.BT, decode.XCHG:
+		return true
+	case decode.JCC, decode.JMP:
+		return in.OpSize == 4
+	}
+	return aluIndex[in.Op] != 0
+}
+
+// wrapOp is the address of an operand in the mode's width. An operand of flat
+// 32-bit code that goes on behind 4 GiB is beyond its segment's limit.
+func (c *CPU) wrapOp(o *op, va uint64, size uint8) (uint64, bool) {
+	if c.mode == decode.Mode64 {
+		return va, true
+	}
+	va &= 0xffffffff
+	if va+uint64(size) > 1<<32 {
+		if o.onStack() {
+			return 0, c.faultErr(vecSS, 0)
+		}
+		return 0, c.faultErr(vecGP, 0)
+	}
+	return va, true
+}
+
 // loadOp is the slow path of a load.
 func (c *CPU) loadOp(o *op, va uint64, size uint8) (uint64, bool) {
+	va, ok := c.wrapOp(o, va, size)
+	if !ok {
+		return 0, false
+	}
 	c.stackAccess = o.onStack()
 	v, ok := c.loadSlow(va, size, c.tlbMode)
 	c.stackAccess = false
@@ -31,16 +85,24 @@ func (c *CPU) loadOp(o *op, va uint64, size uint8) (uint64, bool) {
 }
 
 func (c *CPU) storeOp(o *op, va, v uint64, size uint8) bool {
+	va, ok := c.wrapOp(o, va, size)
+	if !ok {
+		return false
+	}
 	c.stackAccess = o.onStack()
-	ok := c.storeSlow(va, v, size, c.tlbMode)
+	ok = c.storeSlow(va, v, size, c.tlbMode)
 	c.stackAccess = false
 	return ok
 }
 
 // loadForWrite reads for a read-modify-write instruction.
 func (c *CPU) loadForWrite(o *op, va uint64, size uint8) (uint64, bool) {
+	va, ok := c.wrapOp(o, va, size)
+	if !ok {
+		return 0, false
+	}
 	c.stackAccess = o.onStack()
-	ok := c.probeWrite(va, size)
+	ok = c.probeWrite(va, size)
 	var v uint64
 	if ok {
 		v, ok = c.load(va, size)
@@ -53,7 +115,7 @@ func (c *CPU) loadForWrite(o *op, va uint64, size uint8) (uint64, bool) {
 // generic path.
 func (o *op) setEA(in *decode.Inst, pos int) bool {
 	m := &in.Mem
-	if in.AddrSize != 8 {
+	if in.AddrSize != 8 && (in.Mode != decode.Mode32 || in.AddrSize != 4 || m.Seg >= decode.FS || m.Seg == decode.CS) {
 		return false
 	}
 	o.base, o.idx, o.seg, o.sh, o.disp = m.Base, m.Index, regZero, m.Scale, m.Disp

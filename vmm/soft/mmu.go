@@ -538,7 +538,7 @@ func (c *CPU) mmioRead(gpa uint64, size uint8) uint64 {
 	if v, ok := c.apicRead(gpa, size); ok {
 		return v
 	}
-	v := c.vm.io.MMIORead(gpa, int(size))
+	v := zeroExtend(c.vm.io.MMIORead(gpa, int(size)), size)
 	c.traceIO("read", gpa, v, size)
 	return v
 }
