@@ -15,7 +15,8 @@ import (
 func (st *userState) fillX87(rng *rand.Rand) {
 	st.fx[0], st.fx[1] = 0x7f, byte(rng.IntN(16))&^0xf0 // precision and rounding
 	st.fx[2], st.fx[3] = 0, byte(rng.IntN(8))<<3        // TOP
-	st.fx[4] = byte(rng.Uint32()) | byte(rng.Uint32())  // which registers are in use
+	tags := rng.Uint32()
+	st.fx[4] = byte(tags) | byte(tags>>8) // which registers are in use
 	for i := range 8 {
 		r := st.fx[32+16*i:][:10]
 		for j := range r {
