@@ -175,6 +175,10 @@ func (m *Machine) load(img *linux.Image) error {
 	if err != nil {
 		return err
 	}
+	if tables.Size > smbios.LinuxTableMax {
+		return fmt.Errorf("the SMBIOS strings, which carry the credentials, need %d KiB, but Linux reads no more than %d KiB: give fewer or smaller ones",
+			tables.Size>>10, smbios.LinuxTableMax>>10)
+	}
 	initrds, closeInitrds, err := openInitrds(m.cfg.Boot.Initrds)
 	if err != nil {
 		return err

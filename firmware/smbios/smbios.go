@@ -18,6 +18,11 @@
 // table before it has a page allocator, in a window of [LinuxTableMax] bytes,
 // and knows no SMBIOS at all if the table is bigger. Whoever has more to say
 // needs another way to say it.
+//
+// It also copies every OEM string that its structure counts, into 64 KiB of
+// early memory (RESERVE_BRK(dmi_alloc)), and stops with a BUG when they are full.
+// So strings beyond a budget go into structures that count none: Linux copies
+// nothing of them, and systemd, which reads the structure itself, finds them.
 package smbios
 
 import (
@@ -111,12 +116,7 @@ func Table(c Config) ([]byte, error) {
 			return nil, fmt.Errorf("SMBIOS: OEM string %d (%.40q) must not be empty nor contain NUL", i+1, s)
 		}
 	}
-	// §7.12: the count is a byte.
-	for rest := c.OEMStrings; len(rest) > 0; {
-		n := min(len(rest), 255)
-		b.oemStrings(rest[:n])
-		rest = rest[n:]
-	}
+	b.allOEMStrings(c.OEMStrings)
 	b.memory(c.RAM)
 	b.add(typeBootInformation, make([]byte, 7)) // §7.33: no errors detected
 	b.add(typeEndOfTable, nil)

@@ -62,9 +62,40 @@ func (b *builder) chassis(c *Config) {
 	b.add(typeSystemEnclosure, f, s...)
 }
 
-// oemStrings is type 11 (§7.12) with up to 255 strings.
-func (b *builder) oemStrings(strs []string) {
-	b.add(typeOEMStrings, []byte{byte(len(strs))}, strs...)
+// What Linux copies of counted strings, in bytes: half of what it has, and for
+// each string its device (struct dmi_device) and the NUL.
+const (
+	linuxCopies  = 32 << 10
+	linuxPerCopy = 64
+)
+
+// maxCount is how many strings a structure can count (§7.12).
+const maxCount = 255
+
+// allOEMStrings spreads strings over structures of type 11: the first ones, as
+// many as Linux can copy, are counted, the others are not.
+func (b *builder) allOEMStrings(strs []string) {
+	counted, used := 0, 0
+	for ; counted < len(strs); counted++ {
+		if used += len(strs[counted]) + linuxPerCopy; used > linuxCopies {
+			break
+		}
+	}
+	for i := 0; i < len(strs); {
+		end, count := min(i+maxCount, counted), 0
+		if i < counted {
+			count = end - i
+		} else {
+			end = min(i+maxCount, len(strs))
+		}
+		b.oemStrings(byte(count), strs[i:end])
+		i = end
+	}
+}
+
+// oemStrings is type 11 (§7.12).
+func (b *builder) oemStrings(count byte, strs []string) {
+	b.add(typeOEMStrings, []byte{count}, strs...)
 }
 
 // memory is types 16, 17 and 19: one array with one device that is mapped at
