@@ -115,6 +115,8 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 	j.coldFrom = size / 2
 	j.cold = j.coldFrom
 	j.common()
+	j.clearJumps(0)
+	j.clearJumps(1)
 	j.as = c.assume()
 	return j, nil
 }
@@ -224,8 +226,15 @@ func (j *translator) reset() {
 	clear(j.trs)
 	j.trs = j.trs[:0]
 	j.hot, j.cold = j.first, j.coldFrom
-	clear(j.x.Jump[0][:])
-	clear(j.x.Jump[1][:])
+	j.clearJumps(0)
+	j.clearJumps(1)
+}
+
+// clearJumps empties a jump table. An empty slot has an address of another
+// slot: no branch may match it.
+func (j *translator) clearJumps(n int) {
+	clear(j.x.Jump[n][:])
+	j.x.Jump[n][0].la = 1
 }
 
 // kill takes b's translations out of use.
@@ -248,12 +257,12 @@ func (j *translator) drop(t *translation) {
 	}
 	t.in = nil
 	if t.anywhere {
-		clear(j.x.Jump[1][:])
+		j.clearJumps(1)
 		return
 	}
 	for i := range j.x.Jump {
 		if e := &j.x.Jump[i][jumpIndex(t.la)]; e.code == t.far {
-			*e = jumpSlot{}
+			*e = jumpSlot{la: boolBit(jumpIndex(t.la) == 0)}
 		}
 	}
 }

@@ -377,7 +377,9 @@ func fuzzTranslated(c *CPU, ram, code []byte, user bool) {
 	s.IDT, s.GDT = vcpu.Table{Base: 0x4000, Limit: 0xfff}, vcpu.Table{Base: 0x5000, Limit: 0xff}
 	atomic.StoreUint32(&s.Exit, 0)
 	defer func() { s.Deadline = bus.Never }()
-	for s.Count, s.Deadline = 0, 5000; s.Count < s.Deadline && !c.halted && !c.waiting && !c.stepping(); {
+	var late atomic.Bool // a REP with a huge count
+	defer time.AfterFunc(50*time.Millisecond, func() { late.Store(true); c.Kick() }).Stop()
+	for s.Count, s.Deadline = 0, 5000; s.Count < s.Deadline && !c.halted && !c.waiting && !c.stepping() && !late.Load(); {
 		c.shadow = false
 		atomic.StoreUint32(&s.Exit, 0)
 		b := c.lookup()
