@@ -418,11 +418,11 @@ func (in *Inst) vexSpecial() bool {
 	w := in.REX >> 3 & 1
 	n := uint8(4) << w
 	switch {
-	case in.Map == 1 && in.Opcode == 0xae && in.Prefix == 0 && in.VexL == 0 && in.Vvvv == 0 && in.RegField() == 2:
+	case in.Map == 1 && in.Opcode == 0xae && in.Prefix == 0 && in.VexL == 0 && in.Vvvv == 0 && in.RegField()&^1 == 2:
 		in.Op, in.Args[0] = LDMXCSR, Arg{Kind: KMem, Size: 4}
-		return true
-	case in.Map == 1 && in.Opcode == 0xae && in.Prefix == 0 && in.VexL == 0 && in.Vvvv == 0 && in.RegField() == 3:
-		in.Op, in.Args[0] = STMXCSR, Arg{Kind: KMem, Size: 4}
+		if in.RegField() == 3 {
+			in.Op = STMXCSR
+		}
 		return true
 	case in.Map != 2 || in.Prefix != 0x66:
 		return false
