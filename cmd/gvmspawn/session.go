@@ -54,6 +54,8 @@ type session struct {
 	control  *control.Service   // nil: not published
 	keyPath  string             // of the private SSH key, "" for none
 	journal  *journal.Receiver  // nil: not forwarded
+	printed  uint64             // bytes on the console when the last boot ended
+	silent   int                // boots since then without any
 	// guestLimit is for messages that the guest can cause.
 	guestLimit *logging.Limit
 
@@ -345,8 +347,31 @@ func (r *session) run(ctx context.Context) (vmm.End, error) {
 		if err != nil || !r.reboots(ctx, end) {
 			return end, err
 		}
+		if err := r.checkSilence(); err != nil {
+			return vmm.EndCrash, err
+		}
 		r.log.Debug("The guest reboots.")
 	}
+}
+
+// silentBoots is how often a machine with a console may reset without having
+// printed anything. Its kernel panics before it has found the console.
+const silentBoots = 3
+
+// checkSilence ends a machine that resets again and again and says nothing.
+func (r *session) checkSilence() error {
+	if r.hub == nil || r.hub.Written() != r.printed {
+		r.silent = 0
+	} else {
+		r.silent++
+	}
+	if r.hub != nil {
+		r.printed = r.hub.Written()
+	}
+	if r.silent < silentBoots {
+		return nil
+	}
+	return errors.New("the guest resets again and again without a word on its console; --console-transport=serial may show why")
 }
 
 // reboots decides whether the machine starts anew after a run's end. The new

@@ -645,3 +645,24 @@ func must[T any](v T, err error) T {
 	}
 	return v
 }
+
+// TestSilentResets: a guest that panics before it has a console does not reset
+// for ever. The tiny guest prints on the serial port only, so that on hvc0 it
+// is silent; here it resets at once.
+func TestSilentResets(t *testing.T) {
+	dir := t.TempDir()
+	l := tinyCommand(t, dir, "-q", "--console-transport=virtio")
+	kernel := filepath.Join(dir, "kernel")
+	b, err := os.ReadFile(kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = append(b[:0x1000:0x1000], bytes.Repeat([]byte{0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4}, 16)...)
+	if err := os.WriteFile(kernel, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.start()
+	if st := l.status(); st != 1 || !strings.Contains(l.errs.String(), "resets again and again") {
+		t.Errorf("%d %q %q", st, l.out.String(), l.errs.String())
+	}
+}

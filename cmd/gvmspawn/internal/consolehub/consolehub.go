@@ -29,6 +29,7 @@ type Hub struct {
 	mu        sync.Mutex // guards what follows
 	clients   map[chan []byte]bool
 	past      []byte
+	written   uint64 // bytes
 	closed    bool
 	listeners []net.Listener
 
@@ -56,9 +57,17 @@ func (h *Hub) Write(p []byte) (int, error) {
 	return h.main.Write(p)
 }
 
+// Written is how many bytes the guest has printed.
+func (h *Hub) Written() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.written
+}
+
 func (h *Hub) share(p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.written += uint64(len(p))
 	h.past = append(h.past, p...)
 	if n := len(h.past) - history; n > history { // now and then, not always
 		h.past = append(h.past[:0], h.past[n:]...)
