@@ -443,3 +443,52 @@ func TestTranslatorNoAllocation(t *testing.T) {
 		t.Error("nothing was translated")
 	}
 }
+
+// TestTranslatorCollector: garbage collections do not wait for translated code
+// that never leaves by itself, and Kick ends it.
+func TestTranslatorCollector(t *testing.T) {
+	c, ram := fuzzMachine(t)
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	fuzzMode(c, ram, 3, false)
+	copy(ram[0x8000:], []byte{0x49, 0xff, 0xc6, 0x66, 0x0f, 0xfe, 0xc1, 0xeb, 0xf7}) // 1: inc r14; paddd xmm0, xmm1; jmp 1
+	done := make(chan vcpu.Exit)
+	go func() {
+		ex, _ := c.Run()
+		done <- ex
+	}()
+	time.Sleep(20 * time.Millisecond) // let it become hot
+	for range 20 {
+		start := time.Now()
+		runtime.GC()
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("a collection took %v", d)
+		}
+	}
+	c.Kick()
+	select {
+	case ex := <-done:
+		if ex.Reason != vcpu.ExitKick {
+			t.Errorf("exit %v %v", ex.Reason, ex.Detail)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the kick was not seen")
+	}
+	if len(c.jit.trs) == 0 {
+		t.Error("nothing was translated")
+	}
+}
+
+// TestCodeMemory runs a few bytes from both kinds of code memory.
+func TestCodeMemory(t *testing.T) {
+	for name, f := range map[string]func(int) (codeMemory, error){"one mapping": newCodeMemory, "two mappings": newDualMemory} {
+		m, err := f(4096)
+		if err != nil {
+			t.Skipf("%s: %v", name, err)
+		}
+		m.rw[0] = 0xc3 // ret
+		jitCall(m.rx)
+		m.free()
+	}
+}

@@ -1,0 +1,117 @@
+package soft
+
+import "github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+
+// This file emits addresses and the lookup of translation buffers.
+
+// address emits code that leaves the linear address of t's memory operand in
+// hT1. If it is a constant, it returns it with known instead of emitting code.
+func (e *emitter) address(t *tinst) (v uint64, known bool) {
+	m := &t.in.Mem
+	if m.Base == decode.RegRIP && m.Seg < decode.FS && !e.t.anywhere {
+		v := e.t.la&^0xfff + e.next(t) + uint64(m.Disp)
+		if t.in.AddrSize == 4 {
+			v &= 0xffffffff
+		}
+		return v, true
+	}
+	e.effective(t, hT1)
+	if m.Seg >= decode.FS {
+		e.h.ra(true, 0x03, hT1, e.j.reg(regSeg+m.Seg)) // add
+	}
+	return 0, false
+}
+
+// effective emits code that leaves the effective address in dst. It keeps the flags.
+func (e *emitter) effective(t *tinst, dst uint8) {
+	m, h := &t.in.Mem, e.h
+	w := t.in.AddrSize == 8
+	if m.Base == decode.RegRIP {
+		e.inPage(h, dst, e.next(t)+uint64(m.Disp))
+		if !w {
+			h.lea(false, dst, dst, noReg, 0, 0)
+		}
+		return
+	}
+	base, index := uint8(noReg), uint8(noReg)
+	if m.Base != decode.RegNone {
+		var inMem bool
+		if base, inMem = guestReg(m.Base); inMem {
+			base = hT1
+			h.ra(true, 0x8b, base, e.j.reg(m.Base))
+		}
+	}
+	if m.Index != decode.RegNone {
+		var inMem bool
+		if index, inMem = guestReg(m.Index); inMem {
+			if m.Index == m.Base {
+				index = hT1
+			} else {
+				h.ra(true, 0x8b, index, e.j.reg(m.Index))
+			}
+		}
+	}
+	switch {
+	case base == noReg && index == noReg:
+		v := uint64(m.Disp)
+		if !w {
+			v &= 0xffffffff
+		}
+		h.imm(dst, v)
+	case index == noReg && m.Disp == 0 && w:
+		if dst != base {
+			h.mov(dst, base)
+		}
+	default:
+		h.lea(w, dst, base, index, m.Scale, int32(m.Disp))
+	}
+}
+
+// check emits the lookup of the linear address in hT1, or of the constant v,
+// for an access of size bytes, and leaves the host address in hT1. It clobbers
+// the flags and hT2.
+func (e *emitter) check(size uint8, write bool, v uint64, known bool) {
+	h, j := e.h, e.j
+	tag := tagOf(write)
+	disp := int32(0)
+	if known {
+		h.imm(hT1, v)
+		h.ra(true, 0x8b, hT2, j.state(offTLB))
+		disp = int32(v >> 12 & (TLBSize - 1) * 32)
+	} else {
+		e.tlbEntry(h)
+	}
+	h.rm(true, 0x33, hT1, hT2, disp+tag) // xor
+	h.alui(true, 7, hT1, 4096-int32(size))
+	h.jcc(ccA, e.slowPath())
+	h.rm(true, 0x03, hT1, hT2, disp+tagHost) // add
+	e.clobber()
+}
+
+func tagOf(write bool) int32 {
+	if write {
+		return tagWrite
+	}
+	return tagRead
+}
+
+// tlbEntry leaves the address of the entry for the address in hT1 in hT2.
+func (e *emitter) tlbEntry(h *asm) {
+	h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
+	h.rex(false, 0, 0, hT2)
+	h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
+	h.alui(false, 4, hT2, (TLBSize-1)<<5)
+	h.ra(true, 0x03, hT2, e.j.state(offTLB)) // add
+}
+
+// access emits address and check of t's memory operand.
+func (e *emitter) access(t *tinst) {
+	e.spill(t)
+	v, known := e.address(t)
+	e.check(t.size, t.write, v, known)
+	if t.align {
+		e.h.rex(false, 0, 0, hT1)
+		e.h.put(0xf6, 0xc0|hT1&7, t.size-1) // test r11b, 15
+		e.h.jcc(ccNE, e.slowPath())
+	}
+}

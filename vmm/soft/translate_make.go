@@ -1,0 +1,181 @@
+package soft
+
+import (
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
+
+// This file makes translations, and the code that all of them share.
+
+// common emits the parts that all translations share.
+func (j *translator) common() {
+	a := &asm{at: j.mem.rx}
+	pinned := []uint8{1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 14}
+	// leave: called from an exit, whose number follows the call.
+	j.leave = a.pc()
+	a.ra(false, 0x8f, 0, j.ctx(jxExitPC)) // pop
+	a.ra(true, 0x89, 0, j.reg(0))
+	for _, r := range pinned {
+		a.ra(true, 0x89, r, j.reg(r))
+	}
+	a.ra(true, 0x89, hSP, j.reg(4))
+	a.aluai(7, j.ctx(jxXMM), 0)
+	a.put(0x75, 0x01, 0xc3) // jne +1; ret
+	for i := range uint8(16) {
+		a.rex(false, i, 0, 0)
+		a.put(0x0f, 0x11, i&7<<3|4, 0x25) // movups [xmm], xmm
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	}
+	a.put(0x0f, 0xae, 3<<3|4, 0x25) // stmxcsr
+	a.u32(uint32(j.state(offMXCSR)))
+	a.put(0x0f, 0xae, 2<<3|4, 0x25) // ldmxcsr
+	a.u32(uint32(j.ctx(jxHostCS)))
+	a.put(0xc7, 4, 0x25)
+	a.u32(uint32(j.ctx(jxXMM)))
+	a.u32(0)
+	a.put(0xc3)
+	// loadXMM: a subroutine.
+	j.loadXMM = a.pc()
+	a.put(0x0f, 0xae, 3<<3|4, 0x25)
+	a.u32(uint32(j.ctx(jxHostCS)))
+	a.put(0x0f, 0xae, 2<<3|4, 0x25)
+	a.u32(uint32(j.state(offMXCSR)))
+	for i := range uint8(16) {
+		a.rex(false, i, 0, 0)
+		a.put(0x0f, 0x10, i&7<<3|4, 0x25)
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	}
+	a.put(0xc7, 4, 0x25)
+	a.u32(uint32(j.ctx(jxXMM)))
+	a.u32(1)
+	a.put(0xc3)
+	// enter: called by jitCall; goes to jitContext.Resume with the flags loaded.
+	j.enter = a.pc()
+	a.aluai(7, j.ctx(jxWant), 0)
+	a.put(0x74, 0x05) // je +5
+	a.call(j.loadXMM)
+	for _, r := range pinned {
+		a.ra(true, 0x8b, r, j.reg(r))
+	}
+	a.ra(true, 0x8b, hSP, j.reg(4))
+	j.loadFlags(a)
+	a.ra(true, 0x8b, 0, j.reg(0))
+	a.put(0xff, 0x24, 0x25) // jmp [resume]
+	a.u32(uint32(j.ctx(jxResume)))
+	copy(j.mem.rw, a.b)
+	j.first = (len(a.b) + 63) &^ 63
+	j.hot = j.first
+}
+
+// loadFlags moves the saved flags into the host's; it clobbers RAX.
+func (j *translator) loadFlags(a *asm) {
+	a.ra(false, 0x8a, 4, j.ctx(jxFlags))   // mov ah, [flags]
+	a.ra(false, 0x8a, 0, j.ctx(jxFlags)+1) // mov al, [flags+1]: OF is bit 3
+	a.put(0x24, 0x08, 0x04, 0x78, 0x9e)    // and al, 8; add al, 0x78 overflows with it; sahf
+}
+
+// restoreFlags is loadFlags between instructions; it clobbers hT2.
+func (j *translator) restoreFlags(a *asm) {
+	a.mov(hT2, hAX)
+	j.loadFlags(a)
+	a.mov(hAX, hT2)
+}
+
+// saveFlags stores the host's flags.
+func (j *translator) saveFlags(a *asm) {
+	a.put(0x9c) // pushf
+	a.ra(false, 0x8f, 0, j.ctx(jxFlags))
+}
+
+// exitCode calls leave with the exit's number.
+func (j *translator) exitCode(a *asm, kind, n, index int) {
+	a.call(j.leave)
+	a.u32(uint32(index<<8 | n<<2 | kind))
+}
+
+// translate makes host code of b at la. It returns nil if b cannot be translated.
+func (j *translator) translate(b *block, la uint64) *translation {
+	c := j.c
+	if len(j.mem.rw)-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 {
+		j.reset()
+	}
+	if !j.analyse(b) {
+		b.runs = 0
+		return nil
+	}
+	if len(b.trs) >= maxTranslations {
+		if b.trs[0].epoch == j.epoch {
+			j.drop(b.trs[0])
+		}
+		b.trs = append(b.trs[:0], b.trs[1:]...)
+	}
+	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3}
+	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}
+	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
+	e := emitter{j: j, t: t, h: &j.h, k: &j.k, index: len(j.trs)}
+	e.block()
+	j.trs = append(j.trs, t)
+	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
+	j.hot = (j.hot + 15) &^ 15
+	j.cold += copy(j.mem.rw[j.cold:], j.k.b)
+	b.trs = append(b.trs, t)
+	return t
+}
+
+// analyse decodes b into j.list with what the emitter must know.
+func (j *translator) analyse(b *block) bool {
+	c := j.c
+	code := hostBytes(b.key.host, int(b.bytes))
+	if b.host2 != 0 { // one instruction on two pages
+		n := copy(j.cross[:], hostBytes(b.key.host, int(4096-b.key.host&0xfff)))
+		n += copy(j.cross[n:b.bytes], hostBytes(b.host2, int(b.bytes)))
+		code = j.cross[:n]
+	}
+	j.list = j.list[:0]
+	for i := range b.ops {
+		o := &b.ops[i]
+		var t tinst
+		if o.len == 0 && i == len(b.ops)-1 && int(o.pos) == len(code) {
+			t.class, t.pos = tcEnd, int(o.pos)
+			j.list = append(j.list, t)
+			break
+		}
+		t.pos = int(o.pos)
+		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], decode.Mode64) != nil || t.in.Len != o.len || generic[t.in.Op] == nil {
+			t.class, t.reads, t.fw = tcInterp, true, fwSome
+		} else {
+			t.code = code[t.pos : t.pos+int(o.len)]
+			t.classify(c.s.CPL, j.as)
+			if t.in.Op == decode.PAUSE && len(c.vm.cpus) > 1 {
+				t.refuse() // which offers the host's CPU to others
+			}
+			if t.in.Op == decode.STI && j.counting {
+				t.refuse() // it ends the interpreter's block, and so moves its time
+			}
+		}
+		j.list = append(j.list, t)
+	}
+	live := true
+	for i := len(j.list) - 1; i >= 0; i-- {
+		t := &j.list[i]
+		live = t.reads || live && t.fw != fwAll
+		t.live = live
+	}
+	for i := range j.list {
+		if j.list[i].class != tcInterp && j.list[i].class != tcEnd {
+			return true
+		}
+	}
+	return false
+}
+
+// guestReg says where guest register r lives.
+func guestReg(r uint8) (host uint8, inMemory bool) {
+	if evicted(r) {
+		return hT2, true
+	}
+	if r == vcpu.RSP {
+		return hSP, false
+	}
+	return r, false
+}
