@@ -23,6 +23,7 @@ require (
 )
 
 require (
+	github.com/alecthomas/kong v0.8.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/google/btree v1.1.2 // indirect
 	github.com/mdlayher/socket v0.8.0 // indirect
@@ -33,3 +34,5 @@ require (
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
 )
+
+tool github.com/bobuhiro11/gokvm
