@@ -185,7 +185,10 @@ func (j *translator) patch(site, to uint64) {
 	binary.LittleEndian.PutUint32(j.mem.rw[site-j.mem.rx:], uint32(to-(site+4)))
 }
 
-func jumpIndex(la uint64) uint64 { return uint64(uint32(la)^uint32(la)>>8) & (jumpSlots - 1) }
+// jumpHash spreads addresses over the jump tables.
+const jumpHash = 0x9e3779b1
+
+func jumpIndex(la uint64) uint64 { return uint64(uint32(la) * jumpHash >> (32 - jumpBits)) }
 
 // find returns the translation of b at la, making it if b is hot; nil if there is none.
 func (j *translator) find(b *block, la uint64) *translation {

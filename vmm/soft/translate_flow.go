@@ -101,11 +101,11 @@ func (e *emitter) callInst(t *tinst) {
 // its slot in hT2. The flags are in memory.
 func (e *emitter) probe() {
 	h := e.h
-	h.mov(hT2, hT1)
+	h.rex(false, hT2, 0, hT1)
+	h.put(0x69, 0xc0|hT2&7<<3|hT1&7) // imul r15d, r11d, jumpHash
+	h.u32(jumpHash)
 	h.rex(false, 0, 0, hT2)
-	h.put(0xc1, 0xc0|5<<3|hT2&7, 8) // shr r15d, 8
-	h.rr(false, 0x31, hT1, hT2)     // xor r15d, r11d
-	h.alui(false, 4, hT2, jumpSlots-1)
+	h.put(0xc1, 0xc0|5<<3|hT2&7, 32-jumpBits) // shr
 	h.rex(false, 0, 0, hT2)
 	h.put(0xc1, 0xc0|4<<3|hT2&7, 4) // shl r15d, 4
 	h.rm(true, 0x3b, hT1, hT2, e.table())
