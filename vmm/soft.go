@@ -14,7 +14,8 @@ func (m *Machine) newSoft() (vcpu.VM, error) {
 	cfg := soft.Config{
 		Memory: m.mem, CPUs: m.cfg.CPUs, IO: &m.bus,
 		Deterministic: m.cfg.Deterministic, Seed: m.cfg.Seed,
-		Log: func(format string, args ...any) { m.log.Debug(fmt.Sprintf(format, args...)) },
+		Log:  func(format string, args ...any) { m.log.Debug(fmt.Sprintf(format, args...)) },
+		Warn: func(format string, args ...any) { m.log.Warn(fmt.Sprintf(format, args...)) },
 	}
 	if m.cfg.Deterministic {
 		cfg.BootTime = deterministicEpoch

@@ -1,6 +1,8 @@
 package soft
 
 import (
+	"slices"
+
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -103,11 +105,10 @@ func (j *translator) translate(b *block, la uint64) *translation {
 		b.runs = 0
 		return nil
 	}
+	b.trs = slices.DeleteFunc(b.trs, func(t *translation) bool { return t.epoch != j.epoch })
 	if len(b.trs) >= maxTranslations {
-		if b.trs[0].epoch == j.epoch {
-			j.drop(b.trs[0])
-		}
-		b.trs = append(b.trs[:0], b.trs[1:]...)
+		j.drop(b.trs[0])
+		b.trs = slices.Delete(b.trs, 0, 1)
 	}
 	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3}
 	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}

@@ -22,7 +22,7 @@ func option(word string) bool {
 // startTranslators gives every CPU a code cache. Without executable memory the
 // interpreter does all the work, and that is said once. GVMSPAWN_CPU=interp
 // asks for that.
-func (vm *VM) startTranslators() {
+func (vm *VM) startTranslators(warn func(string, ...any)) {
 	if option("interp") {
 		return
 	}
@@ -34,8 +34,8 @@ func (vm *VM) startTranslators() {
 	for _, c := range vm.cpus {
 		j, err := newTranslator(c, size)
 		if err != nil {
-			if vm.log != nil {
-				vm.log("software CPU: no translated code: %v", err)
+			if warn != nil {
+				warn("the software CPU only interprets, which is slow: %v", err)
 			}
 			return
 		}

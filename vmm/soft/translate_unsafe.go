@@ -107,7 +107,7 @@ func newCodeMemory(n int) (codeMemory, error) {
 func newDualMemory(n int) (codeMemory, error) {
 	fd, err := unix.MemfdCreate("gvmspawn-code", unix.MFD_CLOEXEC)
 	if err != nil {
-		return codeMemory{}, err
+		return codeMemory{}, fmt.Errorf("no memory file for code: %w", err)
 	}
 	defer unix.Close(fd)
 	if err := unix.Ftruncate(fd, int64(n)); err != nil {
@@ -120,7 +120,7 @@ func newDualMemory(n int) (codeMemory, error) {
 	rx, err := unix.Mmap(fd, 0, n, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_SHARED)
 	if err != nil {
 		_ = unix.Munmap(rw)
-		return codeMemory{}, err
+		return codeMemory{}, fmt.Errorf("this host allows no executable memory (SELinux execmem, MemoryDenyWriteExecute=): %w", err)
 	}
 	return codeMemory{rw: rw, rxMap: rx, rx: hostAddr(rx)}, nil
 }

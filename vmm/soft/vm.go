@@ -55,6 +55,9 @@ type Config struct {
 	Tracing TraceKind
 	// NoTranslator leaves everything to the interpreter.
 	NoTranslator bool
+	// Warn, if set, is told once that hot code cannot be translated on this
+	// host, and why.
+	Warn func(format string, args ...any)
 	// Log, if set, is told of unsupported instructions, once an opcode.
 	Log func(format string, args ...any)
 }
@@ -201,7 +204,7 @@ func New(cfg Config) (*VM, error) {
 		vm.cpus = append(vm.cpus, c)
 	}
 	if !cfg.NoTranslator {
-		vm.startTranslators()
+		vm.startTranslators(cfg.Warn)
 	}
 	return vm, nil
 }
