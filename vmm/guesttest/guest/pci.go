@@ -182,10 +182,14 @@ func randomAccess(w window, r *rand.Rand) {
 // randomConfig writes all of the configuration space, with every command
 // register and BAR that comes out of it, and leaves the function switched off.
 func randomConfig(config *os.File, r *rand.Rand) error {
+	fi, err := config.Stat()
+	if err != nil {
+		return err
+	}
 	b := make([]byte, 4)
 	for i := range 4000 {
 		size := 1 << (i % 3)
-		off := int64(r.IntN(4096/size) * size)
+		off := int64(r.IntN(int(fi.Size())/size) * size)
 		if i%2 == 0 {
 			off &= 0xff // where the registers are
 		}
@@ -200,6 +204,6 @@ func randomConfig(config *os.File, r *rand.Rand) error {
 			return fmt.Errorf("write configuration at %#x: %w", off, err)
 		}
 	}
-	_, err := config.WriteAt([]byte{0, 0}, 4)
+	_, err = config.WriteAt([]byte{0, 0}, 4)
 	return err
 }
