@@ -101,14 +101,14 @@ func TestLongGuest(t *testing.T) {
 	}
 	l, before := d.boot("--bind="+strings.ReplaceAll(shared, ":", `\:`)+":/mnt/with space", "--bind-ro="+file+":/etc/from-host", "--uuid=0123456789abcdef0123456789abcdef",
 		"-s", "a string", `--set-credential=test.binary:a\x00b`, "--load-credential=test.big:"+filepath.Join(d.dir, "big"), "--forward-journal="+filepath.Join(d.dir, "guest.journal"))
-	if started, _, _ := strings.Cut(before, "READY=1"); !strings.Contains(started, "STATUS=VM started.") || !strings.Contains(started, "STATUS=VM running: ") {
+	if started, _, _ := strings.Cut(before, "READY=1"); !strings.Contains(started, "STATUS=VM started.") || strings.Contains(started, "READY") {
 		t.Errorf("ready before the guest: %q", before)
 	}
 	for _, c := range []struct{ command, want string }{
 		{"systemctl is-system-running --wait", "running\n"},
 		{"cat /sys/class/dmi/id/product_uuid", "01234567-89ab-cdef-0123-456789abcdef\n"},
 		{"cat /etc/machine-id", "0123456789abcdef0123456789abcdef\n"},
-		{"strings /sys/firmware/dmi/entries/11-0/raw 2>/dev/null | grep -x 'a string' || tr '\\0' '\\n' </sys/firmware/dmi/entries/11-0/raw | grep -ax 'a string'", "a string\n"},
+		{"tr '\\0' '\\n' </sys/firmware/dmi/entries/11-0/raw | grep -ac 'a string$'", "1\n"},
 		{"od -An -c /run/credentials/@system/test.binary | tr -d ' '", "a\\0b\n"},
 		{"md5sum </run/credentials/@system/test.big; printf 0123456789abcdef%.0s $(seq 6400) | md5sum", ""},
 		{"cat /etc/from-host; (echo x >/etc/from-host) 2>/dev/null && echo written", "of the host"},
@@ -127,7 +127,10 @@ func TestLongGuest(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(shared, "from guest")); err != nil {
 		t.Error(err)
 	}
-	d.in("systemctl exit 42")
+	// The connection may end before the answer has come.
+	if err := spawnCommand(d.dir, "ssh", "debian", "systemctl exit 42").Run(); err != nil {
+		t.Logf("systemctl exit: %v", err)
+	}
 	d.until("EXIT_STATUS=42")
 	if st := l.status(); st != 42 {
 		t.Errorf("status %d, %s", st, l.errs.String())
