@@ -70,7 +70,8 @@ func (c *bootCase) runOnKVM(t *testing.T) {
 			"tree":         guesttest.BusyboxTree(t, bootInit),
 		},
 		Modules: []string{"virtiofs", "virtio_pci", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng"},
-		Timeout: 8 * time.Minute,
+		SMP:     true, // a count of instructions as time hangs nested guests more often
+		Timeout: 4 * time.Minute,
 		Script: fmt.Sprintf(`
 timeout -s KILL 60 gvmspawn -q --kvm=yes --vsock=no -D /tree --linux=/vmlinuz --ram=256M %s >/tmp/out 2>&1 </dev/null
 status=$?
