@@ -99,28 +99,40 @@ func (r *session) powerOff(m *vmm.Machine, why string) {
 }
 
 // buttonPatience is how long we wait for a guest to hear its power button
-// before we ask its service manager.
+// before we ask its service manager, and press again: a press before the
+// guest listens is lost.
 const buttonPatience = 10 * time.Second
 
 // insist sees to it that a machine whose button was pressed powers off: by
-// its service manager if there is an SSH key for it, by force after the
-// time-out.
+// its service manager if there is an SSH key for it, by further presses, and
+// by force after the time-out.
 func (r *session) insist(m *vmm.Machine) {
 	limit := time.Duration(r.s.stopTimeout) * time.Second
-	if limit == 0 || limit > buttonPatience {
-		if !r.wait(buttonPatience) {
+	end := time.Now().Add(limit)
+	for press := 1; ; press++ {
+		pause := buttonPatience
+		if limit > 0 {
+			pause = min(pause, time.Until(end))
+		}
+		if !r.wait(pause) {
 			return
 		}
-		if r.keyPath != "" {
-			r.announce("The machine does not react to its power button, asking its service manager.")
-			if err := r.powerOffBySSH(m); err != nil {
-				r.log.Debug("Powering off by SSH failed", "error", err)
-			}
+		if limit > 0 && !time.Now().Before(end) {
+			r.announce(fmt.Sprintf("The machine did not power off within %d s, killing it.", r.s.stopTimeout))
+			r.cancel()
+			return
 		}
-	}
-	if limit > 0 && r.wait(limit-min(limit, buttonPatience)) {
-		r.announce(fmt.Sprintf("The machine did not power off within %d s, killing it.", r.s.stopTimeout))
-		r.cancel()
+		if press == 1 && r.keyPath != "" {
+			r.announce("The machine does not react to its power button, asking its service manager.")
+			go func() {
+				if err := r.powerOffBySSH(m); err != nil {
+					r.log.Debug("Powering off by SSH failed", "error", err)
+				}
+			}()
+		}
+		if err := m.PowerButton(); err != nil {
+			return // it has ended
+		}
 	}
 }
 
