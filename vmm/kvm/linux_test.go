@@ -223,7 +223,7 @@ func TestBootLinux(t *testing.T) {
 		Script: "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.run TestInTestbedLinux -test.timeout 9m",
 		Files: map[string]string{"kvm.test": self, guestDir + "/initrd": initrd,
 			guestDir + "/vmlinuz": guesttest.KernelAsset(t, "kernel-bookworm").Path},
-		SMP: true, Timeout: 10 * time.Minute,
+		SMP: true, Timeout: 4 * time.Minute,
 	}.Run(t)
 	if res.Status != 0 {
 		t.Errorf("status %d", res.Status)

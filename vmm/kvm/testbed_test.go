@@ -25,10 +25,10 @@ func TestBootTestbed(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	res := guesttest.Testbed{
-		Script:  "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 8m -test.bench 'Exit|New' -test.benchtime 50x",
+		Script:  "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 9m -test.bench 'Exit|New' -test.benchtime 50x",
 		Files:   map[string]string{"kvm.test": self},
 		SMP:     true,
-		Timeout: 10 * time.Minute,
+		Timeout: 4 * time.Minute,
 	}.Run(t)
 	if res.Status != 0 {
 		t.Errorf("status %d", res.Status)
