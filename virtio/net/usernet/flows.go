@@ -72,8 +72,6 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 func (n *Network) dial(dst netip.Addr, port uint16) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
 	go func() {
 		select {
 		case <-n.closing:
