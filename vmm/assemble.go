@@ -21,6 +21,9 @@ func (m *Machine) assemble() error {
 	if err := m.cfg.check(); err != nil {
 		return err
 	}
+	if f := m.cfg.Firmware; f != nil {
+		return fmt.Errorf("firmware %s: machines do not start with firmware yet", f.Code)
+	}
 	img, err := linux.Open(m.cfg.Boot.Kernel)
 	if err != nil {
 		return err

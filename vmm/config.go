@@ -41,6 +41,8 @@ type Config struct {
 	KVM   *os.File
 
 	Boot Boot
+	// Firmware, if not nil, is what the machine starts with.
+	Firmware *Firmware
 
 	// UUID is the SMBIOS system UUID in RFC 4122 order; all zeroes for none.
 	UUID [16]byte
@@ -63,7 +65,24 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Boot is a kernel started without firmware.
+// Firmware starts the machine at the reset vector of a flash image.
+// Boot.Kernel may then be empty; kernel, initrds and command line, if given,
+// are handed over by fw_cfg.
+type Firmware struct {
+	// Code is the path of the raw code image. It is mapped read-only so that
+	// it ends at 4 GiB.
+	Code string
+	// Vars is the path of the raw variable store, an existing regular file
+	// that is opened for reading and writing; empty for a machine without one.
+	Vars string
+	// SMM says that the firmware needs System Management Mode, from which
+	// alone the flash can then be written.
+	SMM bool
+	// Log gets what the firmware writes to the debug port 0x402; nil discards it.
+	Log io.Writer
+}
+
+// Boot is a kernel started without firmware, or handed to it.
 type Boot struct {
 	// Kernel is the path of a bzImage, a vmlinux or a unified kernel image.
 	Kernel string
