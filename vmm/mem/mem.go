@@ -46,11 +46,14 @@ const (
 	// Window is guest-writable host files (virtio-fs DAX, pmem). Device
 	// DMA never touches it: a truncated file would raise SIGBUS in the VMM.
 	Window
+	// Pluggable is RAM of a memory device (virtio-mem), whose blocks come and
+	// go: see [Region.SetPlugged]. Device DMA reaches plugged blocks only.
+	Pluggable
 )
 
 // String returns the kind's name.
 func (k Kind) String() string {
-	return [...]string{"RAM", "ROM", "window"}[k]
+	return [...]string{"RAM", "ROM", "window", "pluggable RAM"}[k]
 }
 
 // pageShift is log2 of the tracking granularity: 4 KiB pages.
@@ -67,6 +70,7 @@ type Region struct {
 	mem     *Memory
 	dirty   []uint64 // page bitmap, nil while the log is off
 	watched []uint64 // page bitmap, see SetWatched
+	plugged []uint64 // bitmap of blocks of a Pluggable
 }
 
 // Size is the region's length in bytes.
@@ -113,13 +117,16 @@ func (m *Memory) Add(name string, base GPA, size uint64, kind Kind) (*Region, er
 	if err != nil {
 		return nil, fmt.Errorf("reserve %d MiB of guest memory for %s: %w", size>>20, name, err)
 	}
-	if kind == RAM {
+	if kind == RAM || kind == Pluggable {
 		// Both are hints: a host without huge pages still works.
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
 		_ = unix.Madvise(b, unix.MADV_DONTDUMP)
 	}
 	r.bytes = b
 	r.watched = make([]uint64, (size>>pageShift+63)/64)
+	if kind == Pluggable {
+		r.plugged = make([]uint64, (size>>blockShift+63)/64)
+	}
 	m.regions = append(m.regions, r)
 	slices.SortFunc(m.regions, func(a, b *Region) int {
 		if a.Base < b.Base {
@@ -180,12 +187,23 @@ func (m *Memory) Find(gpa GPA) *Region {
 	return nil
 }
 
+// dma reports whether devices may reach [gpa, gpa+n) in this region.
+func (r *Region) dma(gpa GPA, n uint64) bool {
+	switch r.Kind {
+	case RAM:
+		return r.contains(gpa, n)
+	case Pluggable:
+		return r.contains(gpa, n) && r.Plugged(uint64(gpa-r.Base), n)
+	}
+	return false
+}
+
 // Slice returns the n bytes of RAM at gpa, wholly inside one region, else
 // ErrOutOfRange. n = 0 gives an empty slice for any address in RAM or at its end.
 // After writing to it, call MarkWritten.
 func (m *Memory) Slice(gpa GPA, n uint64) ([]byte, error) {
 	for _, r := range m.regions {
-		if r.Kind == RAM && r.contains(gpa, n) {
+		if r.dma(gpa, n) {
 			off := uint64(gpa - r.Base)
 			return r.bytes[off : off+n : off+n], nil
 		}
@@ -219,7 +237,7 @@ func (m *Memory) WriteAt(p []byte, gpa GPA) error {
 func (m *Memory) SetDirtyLog(on bool) {
 	for _, r := range m.regions {
 		r.dirty = nil
-		if on && r.Kind == RAM {
+		if on && (r.Kind == RAM || r.Kind == Pluggable) {
 			r.dirty = make([]uint64, len(r.watched))
 		}
 	}
@@ -265,7 +283,7 @@ func (m *Memory) MarkWritten(gpa GPA, n uint64) {
 		return
 	}
 	for _, r := range m.regions {
-		if r.Kind == RAM && r.contains(gpa, n) {
+		if r.dma(gpa, n) {
 			m.mark(r, gpa, n)
 			return
 		}

@@ -330,3 +330,58 @@ func FuzzSlice(f *testing.F) {
 		}
 	})
 }
+
+// Devices reach the plugged blocks of a Pluggable region, and those alone.
+func TestPluggable(t *testing.T) {
+	m := pc(t)
+	const base, block = 0x2_0000_0000, mem.BlockSize
+	r, err := m.Add("hotplug", base, 130*block, mem.Pluggable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reach := func(gpa mem.GPA, n uint64) bool {
+		_, err := m.Slice(gpa, n)
+		return err == nil
+	}
+	if reach(base, 1) || m.RAMEnd() >= base {
+		t.Error("an unplugged block is RAM")
+	}
+	if err := r.SetPlugged(63*block, 2*block, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		off, n uint64
+		want   bool
+	}{{63 * block, 2 * block, true}, {64*block - 1, 2, true}, {63*block - 1, 2, false}, {65*block - 1, 1, true}, {65*block - 1, 2, false}, {65 * block, 1, false}, {130*block - 1, 2, false}} {
+		if got := reach(base+mem.GPA(c.off), c.n); got != c.want {
+			t.Errorf("%#x+%#x: %v", c.off, c.n, got)
+		}
+	}
+	if !r.Plugged(64*block-1, 2) || r.Unplugged(62*block, 2*block) || !r.Unplugged(65*block, 65*block) {
+		t.Error("blocks are told wrongly")
+	}
+	if err := m.WriteAt([]byte("data"), base+64*block); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetPlugged(64*block, block, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Discard(base+64*block, 4096); !errors.Is(err, mem.ErrOutOfRange) {
+		t.Errorf("discard of an unplugged block: %v", err)
+	}
+	if err := r.SetPlugged(64*block, block, true); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4)
+	if err := m.ReadAt(b, base+64*block); err != nil || !bytes.Equal(b, make([]byte, 4)) {
+		t.Errorf("after unplugging: %q, %v", b, err)
+	}
+	for _, c := range [][2]uint64{{1, block}, {0, block / 2}, {129 * block, 2 * block}, {1 << 63, block}, {^uint64(block - 1), 2 * block}} {
+		if err := r.SetPlugged(c[0], c[1], true); !errors.Is(err, mem.ErrOutOfRange) {
+			t.Errorf("%#x+%#x: %v", c[0], c[1], err)
+		}
+	}
+	if err := m.Regions()[0].SetPlugged(0, block, true); err == nil {
+		t.Error("plain RAM can be unplugged")
+	}
+}
