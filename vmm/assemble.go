@@ -57,8 +57,10 @@ func (c *Config) check() error {
 		return fmt.Errorf("%d KiB of RAM are too little: a guest needs at least %d MiB", c.RAM>>10, MinRAM>>20)
 	case c.RAM%layout.MiB != 0:
 		return fmt.Errorf("%d bytes of RAM are not a multiple of 1 MiB", c.RAM)
-	case c.RAM > MaxRAM:
-		return fmt.Errorf("%d MiB of RAM are too much: at most %d MiB are possible", c.RAM>>20, uint64(MaxRAM)>>20)
+	case max(c.RAM, c.RAMMax) > MaxRAM:
+		return fmt.Errorf("%d MiB of RAM are too much: at most %d MiB are possible", max(c.RAM, c.RAMMax)>>20, uint64(MaxRAM)>>20)
+	case c.RAMMax != 0 && (c.RAMMax < c.RAM || c.RAMMax%layout.MiB != 0):
+		return fmt.Errorf("%d bytes cannot be the most memory of a machine that begins with %d", c.RAMMax, c.RAM)
 	case c.Deterministic && c.CPUs != 1:
 		return errors.New("a deterministic machine has one CPU")
 	case c.Deterministic && c.Accel == AccelKVM:
@@ -80,7 +82,10 @@ func (m *Machine) addMemory() error {
 			return err
 		}
 	}
-	next := layout.PCIMMIO64Start(uint64(m.mem.RAMEnd()))
+	if err := m.addPluggable(); err != nil {
+		return err
+	}
+	next := layout.PCIMMIO64Start(uint64(m.memoryEnd()))
 	for i := range m.cfg.Shares {
 		s := &m.cfg.Shares[i]
 		if s.DAX == 0 || s.Ephemeral { // fs.Ephemeral says why
@@ -131,7 +136,7 @@ func (m *Machine) setEngine(vm vcpu.VM) {
 
 // addPCI makes bus 0 with its windows.
 func (m *Machine) addPCI() (*pci.Host, error) {
-	high := layout.PCIMMIO64Start(uint64(m.mem.RAMEnd()))
+	high := layout.PCIMMIO64Start(uint64(m.memoryEnd()))
 	host, err := pci.NewHost(&m.bus.MMIO, pci.Config{
 		Low:   pci.Window{Start: layout.PCIMMIO32Start, End: layout.PCIMMIO32End},
 		High:  pci.Window{Start: high, End: high + layout.PCIMMIO64Size},
@@ -166,7 +171,7 @@ var restartStub = []byte{
 // load writes tables and kernel into guest memory and sets the boot CPU's
 // registers.
 func (m *Machine) load(img *linux.Image) error {
-	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, RAMEnd: m.mem.RAMEnd()})
+	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, RAMEnd: m.memoryEnd()})
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ type Config struct {
 	CPUs int
 	// RAM is the guest's memory in bytes, a multiple of 1 MiB, at least MinRAM.
 	RAM uint64
+	// RAMMax is the most memory that [Machine.SetMemory] can give the guest, a
+	// multiple of 1 MiB, by a virtio memory device; 0 means RAM.
+	RAMMax uint64
 	// Accel chooses the engine; KVM, if not nil, is an open /dev/kvm for it.
 	Accel Accel
 	KVM   *os.File

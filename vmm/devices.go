@@ -20,7 +20,7 @@ const flushTime = 2 * time.Second
 // addDevices puts the virtio devices on the bus.
 func (m *Machine) addDevices(host *pci.Host) error {
 	for _, add := range []func(*pci.Host) error{
-		m.addConsole, m.addShares, m.addDisks, m.addNICs, m.addVsock, m.addRNG, m.addBalloon,
+		m.addConsole, m.addShares, m.addDisks, m.addNICs, m.addVsock, m.addRNG, m.addBalloon, m.addMemoryDevice,
 	} {
 		if err := add(host); err != nil {
 			return err
@@ -82,5 +82,6 @@ func (m *Machine) addRNG(host *pci.Host) error {
 }
 
 func (m *Machine) addBalloon(host *pci.Host) error {
-	return m.plug(host, "virtio-balloon", balloon.New(balloon.Config{Memory: m.mem, Reporting: true}))
+	m.balloon = balloon.New(balloon.Config{Memory: m.mem, Reporting: true, Stats: true})
+	return m.plug(host, "virtio-balloon", m.balloon)
 }

@@ -104,6 +104,9 @@ func (m *Machine) drivers() []string {
 	if len(m.cfg.Disks) > 0 {
 		drivers = append(drivers, "virtio_blk")
 	}
+	if m.slots != nil {
+		drivers = append(drivers, "virtio_mem")
+	}
 	if len(m.cfg.Shares) > 0 {
 		drivers = append(drivers, "virtiofs")
 	}

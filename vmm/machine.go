@@ -12,7 +12,9 @@ import (
 	"log/slog"
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
+	"github.com/gvmspawn/gvmspawn/virtio/balloon"
 	"github.com/gvmspawn/gvmspawn/virtio/console"
+	"github.com/gvmspawn/gvmspawn/virtio/memdev"
 	"github.com/gvmspawn/gvmspawn/virtio/vsock"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -44,6 +46,9 @@ type Machine struct {
 
 	mem     *mem.Memory
 	windows map[string]*mem.Region // DAX windows by tag
+	slots   *mem.Region            // what the memory device plugs, or nil
+	memdev  *memdev.Device         // nil without slots
+	balloon *balloon.Device
 	dax     []daxShare
 	bus     bus.Bus
 	pci     *pci.Host

@@ -31,7 +31,6 @@ type plan struct {
 	partitions []image.Partition // of a disk image
 	options    []string          // kernel arguments of the boot entry
 	mounts     int               // shares besides the root
-	unified    bool              // firmware starts a whole UKI
 	files      []*os.File        // kernel and initrds, where cfg names /proc/self/fd
 }
 
@@ -100,7 +99,7 @@ func pathError(err error) error {
 func (p *plan) assemble(log *slog.Logger) error {
 	s := p.s
 	p.cfg = vmm.Config{
-		Name: p.name, CPUs: s.cpus.CPUs, RAM: s.ram.Size, UUID: s.uuid,
+		Name: p.name, CPUs: s.cpus.CPUs, RAM: s.ram.Size, RAMMax: s.ram.Max, UUID: s.uuid,
 		Accel:         map[arg.Tristate]vmm.Accel{arg.Auto: vmm.AccelAuto, arg.Yes: vmm.AccelKVM, arg.No: vmm.AccelSoft}[s.kvm],
 		Deterministic: s.deterministic, Seed: s.seed, Log: log, KVM: p.kvm,
 	}
@@ -119,14 +118,9 @@ func (p *plan) assemble(log *slog.Logger) error {
 			return err
 		}
 	}
-	line, err := s.commandLine(p.options, root)
+	p.cfg.Boot.CommandLine, err = s.commandLine(p.options, root)
 	p.cfg.Boot.KASLR = s.kaslr
 	p.cfg.OEMStrings = append(append([]string(nil), s.smbios11...), s.credentials.Strings()...)
-	if p.byStub() {
-		p.cfg.OEMStrings = append(p.cfg.OEMStrings, stubStrings(line)...)
-	} else {
-		p.cfg.Boot.CommandLine = line
-	}
 	return err
 }
 
@@ -186,9 +180,6 @@ func (p *plan) rootDisk() ([]string, error) {
 		}
 	}
 	p.cfg.Disks = append(p.cfg.Disks, disk)
-	if p.byStub() {
-		return nil, nil // what is on the disk knows its root
-	}
 	if dev, ok := p.argument("root"); ok {
 		fsType, _ := p.argument("rootfstype")
 		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: !p.hasWord("rw")}

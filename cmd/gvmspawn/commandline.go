@@ -24,6 +24,11 @@ func (s *settings) commandLine(options, root []string) (string, error) {
 	// A kernel that panics resets the machine at once, instead of standing
 	// still for ever, unless the user's panic= says otherwise.
 	words = append(words, "panic=-1")
+	if s.ram.Max > s.ram.Size {
+		// Else Linux leaves the memory that it is given unused, until somebody
+		// tells it. Movable memory can be taken back.
+		words = append(words, "memhp_default_state=online_movable")
+	}
 	words = append(append(append(words, options...), s.args...), root...)
 	line := strings.Join(words, " ")
 	if len(line) >= maxCommandLine {

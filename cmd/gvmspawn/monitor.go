@@ -42,6 +42,7 @@ func monitorCommands() []monitorCommand {
 		{"info registers", "the CPUs' registers", inspect("registers")},
 		{"info mem", "what is at which address and port", inspect("mem")},
 		{"info pci", "the PCI functions", inspect("pci")},
+		{"info memory", "how much memory the guest has and uses", monitorMemory},
 		{"info stats", "memory and threads of this program", monitorStats},
 	}
 }

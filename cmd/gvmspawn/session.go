@@ -65,6 +65,7 @@ type session struct {
 	paused     bool
 	rebooting  bool   // somebody asked for a reset
 	guest      string // what the guest last said about itself
+	memory     uint64 // what the guest should have, in bytes; 0: what it starts with
 	exitStatus int    // as the guest reported, 0 if it did not
 }
 
@@ -409,6 +410,9 @@ func (r *session) boot(ctx context.Context) (vmm.End, error) {
 	}
 	r.mu.Lock()
 	r.machine = m
+	if r.memory != 0 {
+		m.SetMemory(r.memory) //nolint:errcheck // it was possible before
+	}
 	if r.stopping {
 		r.cancel()
 	}

@@ -6,7 +6,6 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/credential"
-	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/firmware"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
 )
 
@@ -42,14 +41,6 @@ type settings struct {
 	deterministic, kaslr    bool
 	seed                    uint64
 	dax                     uint64
-
-	// Firmware.
-	firmware      string // a word or a path
-	describe      bool
-	features      *firmware.Features
-	template      string // of EFI variables, "" for the firmware's
-	variables     firmware.Keep
-	variablesPath string // of KeepFile
 
 	// Properties and system integration.
 	register         arg.Tristate
@@ -94,7 +85,7 @@ func newSettings() *settings {
 	return &settings{
 		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk",
 		notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
-		stopTimeout: 90, firmware: firmwareAuto, features: firmware.NewFeatures(),
+		stopTimeout: 90,
 	}
 }
 
@@ -129,9 +120,6 @@ func (s *settings) check() error {
 	}
 	if s.keepUnit && (s.slice != "" || len(s.properties) > 0) {
 		return errors.New("options --slice= and --property= cannot be combined with --keep-unit: they are about a scope of the machine's own")
-	}
-	if err := s.checkFirmware(); err != nil {
-		return err
 	}
 	return s.checkDeterministic()
 }

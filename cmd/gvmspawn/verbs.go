@@ -42,10 +42,10 @@ func verbs() []verb {
 		{"list", "", "List the running machines", false, (*command).listMachines},
 		{"status", "NAME", "Show what is known about a machine", true, (*command).showStatus},
 		{"stop", "[-f] NAME", "Power a machine off, or kill it, and wait for its end", true, (*command).stopMachine},
+		{"memory", "NAME [BYTES]", "Show how much memory a machine has, or change it: up to the maximum of --ram=, down by its balloon", true, (*command).machineMemory},
 		{"ssh", "[-t] [USER@]NAME [COMMAND...]", "Log in to a machine, or run a command in it", true, (*command).ssh},
 		{"console", "NAME", "Attach to a machine's console; ^] three times within a second leaves it", true, (*command).attachConsole},
 		{"connect", "NAME PORT", "Connect standard input and output with a vsock port of a machine", true, (*command).connect},
-		{"firmware", "list | vars PATH", "List the firmware of this host, or the EFI variables in a file", false, (*command).firmware},
 		{"completion", "bash|zsh|fish", "Print a completion script for a shell", false, (*command).completion},
 		{"man", "", "Print the manual page", false, (*command).man},
 	}

@@ -136,6 +136,13 @@ func (d *Device) SetTarget(n uint64) {
 	}
 }
 
+// Target is how many bytes the host asks for.
+func (d *Device) Target() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return uint64(d.pages) << pageShift
+}
+
 // Actual is how many bytes the guest says it has given up.
 func (d *Device) Actual() uint64 {
 	d.mu.Lock()

@@ -29,6 +29,9 @@ type Machine interface {
 	Resume() error
 	// Status is whether its CPUs run, and a word: "running", "paused" or "prelaunch".
 	Status() (running bool, word string)
+	// Memory and SetMemory read and change how much memory it has.
+	Memory(context.Context) (Memory, error)
+	SetMemory(bytes uint64) error
 	// Info is what "gvmspawn status" shows, by name.
 	Info() map[string]string
 }
@@ -68,6 +71,12 @@ interface io.gvmspawn.Machine
 
 # Facts about the machine, for people
 method GetInfo() -> (info: [string]string)
+# Bytes of memory: at boot, at most, as they should be, as they are; and what the guest tells
+method GetMemory() -> (boot: int, max: int, target: int, current: int, guest: ?[string]int)
+# Plugs memory in, or takes some away, until the guest has that many bytes
+method SetMemory(size: int) -> ()
+
+error MemoryRefused (reason: string)
 `
 
 // Errors of io.systemd.MachineInstance.
@@ -152,6 +161,7 @@ func (s *Service) methods() map[string]varlink.Handler {
 	return map[string]varlink.Handler{
 		i + "Terminate": simple(s.m.Terminate), i + "PowerOff": simple(s.m.PowerOff), i + "Reboot": simple(s.m.Reboot),
 		i + "Pause": simple(s.m.Pause), i + "Resume": simple(s.m.Resume), i + "QueryStatus": s.queryStatus, i + "SubscribeEvents": s.subscribe,
+		"io.gvmspawn.Machine.GetMemory": s.getMemory, "io.gvmspawn.Machine.SetMemory": s.setMemory,
 		"io.gvmspawn.Machine.GetInfo": func(context.Context, *varlink.Call) (any, error) { return map[string]any{"info": s.m.Info()}, nil },
 	}
 }

@@ -40,6 +40,19 @@ func (f *fake) Status() (bool, string) {
 }
 func (f *fake) Info() map[string]string { return map[string]string{"engine": "kvm"} }
 
+func (f *fake) Memory(context.Context) (Memory, error) {
+	if f.gone {
+		return Memory{}, errors.New("gone")
+	}
+	return Memory{Boot: 1 << 30, Max: 2 << 30, Target: 1 << 30, Current: 1 << 29, Guest: map[string]int64{"free": 5}}, nil
+}
+func (f *fake) SetMemory(n uint64) error {
+	if n > 2<<30 {
+		return errors.New("too much")
+	}
+	return f.do("SetMemory")
+}
+
 func start(t *testing.T) (*fake, *Service, string) {
 	t.Helper()
 	f := &fake{calls: make(chan string, 10)}
