@@ -8,7 +8,8 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/blk"
-	"github.com/gvmspawn/gvmspawn/virtio/blk/qcow2"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/qcow2"
 )
 
 func (m *Machine) addDisks(host *pci.Host) error {
@@ -21,8 +22,8 @@ func (m *Machine) addDisks(host *pci.Host) error {
 		if err != nil {
 			return err
 		}
-		dev, err := blk.New(blk.Config{Image: image, Serial: d.Serial, Queues: min(m.cfg.CPUs, 16), Discard: d.Discard,
-			InOrder: m.cfg.Deterministic, Log: m.log})
+		drive := disk.NewDrive(disk.Config{Image: image, Discard: d.Discard, InOrder: m.cfg.Deterministic, Log: m.log})
+		dev, err := blk.New(blk.Config{Drive: drive, Serial: d.Serial, Queues: min(m.cfg.CPUs, 16)})
 		if err != nil {
 			return err
 		}
@@ -35,13 +36,13 @@ func (m *Machine) addDisks(host *pci.Host) error {
 }
 
 // openDisk opens the image of a disk in the named format.
-func openDisk(d *Disk) (blk.Image, error) {
-	o := blk.Options{ReadOnly: d.ReadOnly || d.Ephemeral}
-	var image blk.Image
+func openDisk(d *Disk) (disk.Image, error) {
+	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral}
+	var image disk.Image
 	var err error
 	switch d.Format {
 	case FormatRaw:
-		image, err = blk.OpenRaw(d.Path, o)
+		image, err = disk.OpenRaw(d.Path, o)
 	case FormatQcow2:
 		image, err = qcow2.Open(d.Path, o)
 	default:
@@ -53,7 +54,7 @@ func openDisk(d *Disk) (blk.Image, error) {
 	if !d.Ephemeral {
 		return image, nil
 	}
-	overlay, err := blk.NewOverlay(image, os.TempDir())
+	overlay, err := disk.NewOverlay(image, os.TempDir())
 	if err != nil {
 		return nil, errors.Join(err, image.Close())
 	}
@@ -62,7 +63,7 @@ func openDisk(d *Disk) (blk.Image, error) {
 
 // DiskReader reads a disk image without changing it, as to look for a kernel
 // in it before the machine is made.
-type DiskReader struct{ image blk.Image }
+type DiskReader struct{ image disk.Image }
 
 // OpenDisk opens a disk for reading.
 func OpenDisk(d Disk) (*DiskReader, error) {
@@ -87,8 +88,8 @@ func (r *DiskReader) ReadAt(p []byte, off int64) (int, error) {
 	}
 	n := int(min(int64(len(p)), r.Size()-off))
 	// The image wants whole sectors.
-	start := off &^ (blk.SectorSize - 1)
-	end := (off + int64(n) + blk.SectorSize - 1) &^ (blk.SectorSize - 1)
+	start := off &^ (disk.SectorSize - 1)
+	end := (off + int64(n) + disk.SectorSize - 1) &^ (disk.SectorSize - 1)
 	b := p[:n]
 	if start != off || end != off+int64(n) {
 		b = make([]byte, end-start)

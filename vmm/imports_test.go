@@ -32,6 +32,7 @@ var importTable = []struct {
 	{"vmm/guesttest", []string{"vmm", "boot/*"}, []string{"github.com/u-root/u-root"}},
 	{"vmm/layout", nil, nil},
 	{"vmm/mem", nil, nil},
+	{"vmm/disk*", []string{"vmm/disk*"}, []string{"github.com/klauspost/compress"}},
 	{"vmm/bus", nil, nil},
 	{"vmm/bus/bustest", []string{"vmm/bus"}, nil},
 	{"vmm/vcpu", []string{"vmm/bus"}, nil},
@@ -48,11 +49,13 @@ var importTable = []struct {
 	{"virtio/virtq", []string{"vmm/mem"}, nil},
 	{"virtio/virtiopci", []string{"virtio", "virtio/virtq", "devices/pci", "vmm/bus", "vmm/mem"}, nil},
 	{"virtio/virtiommio", []string{"virtio", "virtio/virtq", "vmm/bus", "vmm/mem"}, nil},
-	{"virtio/blk*", []string{"virtio", "virtio/virtq", "virtio/blk*", "vmm/mem"}, []string{"github.com/klauspost/compress"}},
+	{"virtio/blk", []string{"virtio", "virtio/virtq", "vmm/mem", "vmm/disk"}, nil},
+	{"virtio/scsi", []string{"virtio", "virtio/virtq", "vmm/mem", "vmm/disk"}, nil},
 	{"virtio/net*", []string{"virtio", "virtio/virtq", "virtio/net*", "vmm/mem"}, []string{
 		"gvisor.dev/gvisor", "github.com/insomniacslk/dhcp", "golang.org/x/net"}},
 	{"virtio/*", []string{"virtio", "virtio/virtq", "vmm/mem"}, []string{"github.com/hanwen/go-fuse/v2"}},
 	{"virtio", []string{"virtio/virtq", "vmm/bus", "vmm/mem"}, nil},
+	{"devices/nvme", []string{"devices/pci", "vmm/bus", "vmm/mem", "vmm/disk"}, nil},
 	{"devices/*", []string{"vmm/bus", "vmm/mem", "vmm/layout"}, nil},
 }
 

@@ -1,30 +1,26 @@
 // Package blk is the virtio block device. Document: virtio 1.2 §5.2.
 //
-// Each queue has one goroutine that takes requests. It carries out at once
-// what the image can do without waiting (see TryImage), and what is alone in
-// the queue; the rest goes to a bounded pool, so that a slow request holds up
-// no other one.
+// Each virtqueue has one goroutine that takes requests, checks them and starts
+// them on a disk.Queue, which carries out at once what needs no waiting.
 package blk
 
 import (
 	"encoding/binary"
 	"fmt"
-	"log/slog"
 	"math/bits"
 	"sync"
 	"sync/atomic"
 
 	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 const (
-	queueSize = 256
+	queueSize = disk.QueueDepth
 	maxQueues = 64
 	// segMax is the most data buffers of a request: with header and status
 	// they fill a queue that has no indirect descriptors (§5.2.4).
 	segMax = queueSize - 2
-	// poolSize bounds the requests of one device that wait in the host.
-	poolSize = 16
 
 	// Bounds of one DISCARD or WRITE_ZEROES request.
 	maxRangeSectors = 1 << 22 // 2 GiB
@@ -33,58 +29,28 @@ const (
 
 // Config describes the device.
 type Config struct {
-	// Image is the disk. Close of the device closes it.
-	Image Image
+	// Drive is the disk. Close of the device closes it.
+	Drive *disk.Drive
 	// Queues is the number of request queues, 1 to 64; best one per CPU.
 	Queues int
 	// Serial is what GET_ID answers: up to 20 bytes.
 	Serial string
-	// Discard offers DISCARD, and lets WRITE_ZEROES give storage back.
-	Discard bool
-	// NoFlush answers flushes without making anything durable: for disks
-	// that may be lost with the host.
-	NoFlush bool
-	// InOrder carries the requests of a queue out one after the other,
-	// whatever time they take: deterministic machines need it.
-	InOrder bool
-	// Engine says how requests that may wait are carried out.
-	Engine Engine
-	// Log gets host I/O errors, at a bounded rate. Nil means slog.Default().
-	Log *slog.Logger
 }
-
-// Engine is a way to carry out requests that may wait.
-type Engine uint8
-
-const (
-	// EngineAuto is EngineURing for raw images with direct I/O, else
-	// EnginePool. So it was measured (BenchmarkCold, 2 CPUs, virtual disk, 4 KiB
-	// reads, depth 32): 33 µs a request against 62 with direct I/O, but 34
-	// against 24 for a cold file through the page cache.
-	EngineAuto Engine = iota
-	// EnginePool is a bounded pool of goroutines, for every image.
-	EnginePool
-	// EngineURing is io_uring(7), for raw images; where the host has none,
-	// or for other images, the pool takes its place.
-	EngineURing
-)
 
 // Device is a virtio block device. It implements virtio.Device.
 type Device struct {
 	cfg   Config
-	try   TryImage // Image, if it is one
+	image disk.Image // of the drive
 	id    [idSize]byte
 	sizes []uint16
 
 	// writeback is the cache mode: with false, each write is flushed before
 	// it is answered (§5.2.6.2).
 	writeback atomic.Bool
-	errors    errorLog
 
-	workers sync.WaitGroup // queue workers and pool, between Activate and Reset
-	mu      sync.Mutex     // guards act and jobs
+	workers sync.WaitGroup // between Activate and Reset
+	mu      sync.Mutex     // guards act
 	act     *virtio.Activation
-	pool    *pool
 }
 
 // New returns the device.
@@ -95,11 +61,7 @@ func New(cfg Config) (*Device, error) {
 	if len(cfg.Serial) > idSize {
 		return nil, fmt.Errorf("virtio-blk: serial number %q is longer than %d bytes", cfg.Serial, idSize)
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
-	}
-	d := &Device{cfg: cfg, errors: errorLog{log: cfg.Log}}
-	d.try, _ = cfg.Image.(TryImage)
+	d := &Device{cfg: cfg, image: cfg.Drive.Image()}
 	copy(d.id[:], cfg.Serial)
 	for range cfg.Queues {
 		d.sizes = append(d.sizes, queueSize)
@@ -117,11 +79,11 @@ func (d *Device) Features() virtio.Features {
 	if d.cfg.Queues > 1 {
 		f |= virtio.Bits(VIRTIO_BLK_F_MQ)
 	}
-	if d.cfg.Image.ReadOnly() {
+	if d.image.ReadOnly() {
 		return f | virtio.Bits(VIRTIO_BLK_F_RO)
 	}
 	f |= virtio.Bits(VIRTIO_BLK_F_WRITE_ZEROES)
-	if d.cfg.Discard {
+	if d.cfg.Drive.Discards() {
 		f |= virtio.Bits(VIRTIO_BLK_F_DISCARD)
 	}
 	return f
@@ -134,8 +96,8 @@ func (d *Device) QueueSizes() []uint16 { return d.sizes }
 func (d *Device) ReadConfig(off uint64, p []byte) {
 	var b [configSize]byte
 	le := binary.LittleEndian
-	g := d.cfg.Image.Geometry()
-	le.PutUint64(b[configCapacity:], d.cfg.Image.Size()>>sectorShift)
+	g := d.image.Geometry()
+	le.PutUint64(b[configCapacity:], d.image.Size()>>sectorShift)
 	le.PutUint32(b[configSegMax:], segMax)
 	le.PutUint32(b[configBlkSize:], g.BlockSize)
 	b[configPhysicalBlockExp] = uint8(bits.TrailingZeros32(max(g.PhysicalBlock/g.BlockSize, 1)))
@@ -150,7 +112,7 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	le.PutUint32(b[configDiscardAlignment:], max(g.Cluster, g.BlockSize)>>sectorShift)
 	le.PutUint32(b[configMaxWriteZeroesSectors:], maxRangeSectors)
 	le.PutUint32(b[configMaxWriteZeroesSeg:], maxRanges)
-	if d.cfg.Discard {
+	if d.cfg.Drive.Discards() {
 		b[configWriteZeroesMayUnmap] = 1
 	}
 	virtio.ReadConfigBytes(p, b[:], off)
@@ -184,15 +146,10 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	d.act = a
 	// §5.2.6.2: a driver that cannot flush must not depend on flushes.
 	d.writeback.Store(a.Features.Has(VIRTIO_BLK_F_FLUSH) || a.Features.Has(VIRTIO_BLK_F_CONFIG_WCE))
-	d.pool = newPool(d)
 	for i, q := range a.Queues {
 		// §5.2.5.1: without MQ only the first queue is used.
 		if q != nil && (i == 0 || a.Features.Has(VIRTIO_BLK_F_MQ)) {
-			w := &worker{dev: d, q: q, pool: d.pool, writable: !d.cfg.Image.ReadOnly()}
-			raw, ok := d.cfg.Image.(*Raw)
-			if ok && (d.cfg.Engine == EngineURing || (d.cfg.Engine == EngineAuto && raw.direct)) {
-				w.ring = newRing(w, raw)
-			}
+			w := &worker{dev: d, q: q, disk: d.cfg.Drive.NewQueue(q.Notify), writable: !d.image.ReadOnly()}
 			d.workers.Go(w.run)
 		}
 	}
@@ -202,18 +159,14 @@ func (d *Device) Activate(a *virtio.Activation) error {
 // Reset stops the workers and waits for the requests that the host is carrying out.
 func (d *Device) Reset() {
 	d.mu.Lock()
-	pool := d.pool
-	d.act, d.pool = nil, nil
+	d.act = nil
 	d.writeback.Store(true)
 	d.mu.Unlock()
-	if pool != nil {
-		d.workers.Wait()
-		pool.close()
-	}
+	d.workers.Wait()
 }
 
-// Close resets the device and closes its image.
+// Close resets the device and closes its drive.
 func (d *Device) Close() error {
 	d.Reset()
-	return d.cfg.Image.Close()
+	return d.cfg.Drive.Close()
 }

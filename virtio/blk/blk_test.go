@@ -8,105 +8,34 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/virtio"
 	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/fakedisk"
 )
 
-var (
-	_ virtio.Device = (*Device)(nil)
-	_ TryImage      = (*Raw)(nil)
-	_ TryImage      = (*Overlay)(nil)
-)
+var _ virtio.Device = (*Device)(nil)
 
-// ram is an image in memory that counts and can fail or block.
-type ram struct {
-	mu       sync.Mutex
-	data     []byte
-	flushes  int
-	discards [][2]uint64
-	zeroes   []bool
-	readOnly bool
-	err      error
-	gate     chan struct{} // if set, reads wait for it
+func newRAM(n int) *fakedisk.RAM { return fakedisk.NewRAM(n) }
+
+// setup is the configuration of a device and of its drive.
+type setup struct {
+	Config
+	disk disk.Config
 }
 
-func newRAM(n int) *ram { return &ram{data: make([]byte, n)} }
-
-func (m *ram) each(bufs [][]byte, off uint64, f func(disk, buf []byte)) error {
-	if m.gate != nil {
-		<-m.gate
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.err != nil {
-		return m.err
-	}
-	for _, b := range bufs {
-		f(m.data[off:off+uint64(len(b))], b)
-		off += uint64(len(b))
-	}
-	return nil
-}
-
-func (m *ram) ReadAt(bufs [][]byte, off uint64) error {
-	return m.each(bufs, off, func(disk, buf []byte) { copy(buf, disk) })
-}
-
-func (m *ram) WriteAt(bufs [][]byte, off uint64) error {
-	return m.each(bufs, off, func(disk, buf []byte) { copy(disk, buf) })
-}
-
-func (m *ram) Flush() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.flushes++
-	return m.err
-}
-
-func (m *ram) Discard(off, n uint64) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.discards = append(m.discards, [2]uint64{off, n})
-	return m.err
-}
-
-func (m *ram) WriteZeroes(off, n uint64, unmap bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.zeroes = append(m.zeroes, unmap)
-	clear(m.data[off : off+n])
-	return m.err
-}
-
-func (m *ram) fail(err error) {
-	m.mu.Lock()
-	m.err = err
-	m.mu.Unlock()
-}
-
-func (m *ram) flushed() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.flushes
-}
-
-func (m *ram) Size() uint64       { return uint64(len(m.data)) }
-func (m *ram) ReadOnly() bool     { return m.readOnly }
-func (m *ram) Geometry() Geometry { return Geometry{512, 4096, 65536} }
-func (m *ram) Close() error       { return nil }
-
-func newDevice(t testing.TB, img Image, change ...func(*Config)) *Device {
+func newDevice(t testing.TB, img disk.Image, change ...func(*setup)) *Device {
 	t.Helper()
-	cfg := Config{Image: img, Queues: 1, Serial: "root.raw", Discard: true, Log: slog.New(slog.DiscardHandler)}
+	s := setup{Config{Queues: 1, Serial: "root.raw"}, disk.Config{Image: img, Discard: true, Log: slog.New(slog.DiscardHandler)}}
 	for _, f := range change {
-		f(&cfg)
+		f(&s)
 	}
-	d, err := New(cfg)
+	s.Drive = disk.NewDrive(s.disk)
+	d, err := New(s.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +66,7 @@ func status(u virtqtest.Used) byte {
 
 // §5.2.4 and §5.2.3.
 func TestConfig(t *testing.T) {
-	m := virtiotest.New(t, newDevice(t, newRAM(1<<20), func(c *Config) { c.Queues = 4 }), virtiotest.Options{})
+	m := virtiotest.New(t, newDevice(t, newRAM(1<<20), func(c *setup) { c.Queues = 4 }), virtiotest.Options{})
 	b := m.Config(0, 64)
 	le := binary.LittleEndian
 	if le.Uint64(b) != 2048 || le.Uint32(b[12:]) != 254 || le.Uint32(b[20:]) != 512 || b[24] != 3 ||
@@ -148,7 +77,7 @@ func TestConfig(t *testing.T) {
 	if f := m.Device.Features(); f != want {
 		t.Errorf("features %#x, want %#x", f, want)
 	}
-	ro := newDevice(t, &ram{data: make([]byte, 512), readOnly: true})
+	ro := newDevice(t, &fakedisk.RAM{Data: make([]byte, 512), NoWrites: true})
 	if f := ro.Features(); f != virtio.Bits(2, 5, 6, 9, 10, 11) {
 		t.Errorf("read-only features %#x", f)
 	}
@@ -170,7 +99,7 @@ func readWrite(t *testing.T, o virtiotest.Options) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 200 {
 		sector, n := uint64(r.IntN(2000)), 1+r.IntN(40)
-		data := make([]byte, n*SectorSize)
+		data := make([]byte, n*sectorSize)
 		for i := range data {
 			data[i] = byte(r.Uint32())
 		}
@@ -253,8 +182,8 @@ func TestBadRequests(t *testing.T) {
 	if u := q.Do(bits, []int{512, 1}); status(u) != ok {
 		t.Errorf("split header: status %d", status(u))
 	}
-	if len(img.discards) != 1 || img.discards[0] != [2]uint64{4096, 4096} || len(img.zeroes) != 2 || m.NeedsReset() {
-		t.Errorf("discards %v, zeroes %v, needs reset %v", img.discards, img.zeroes, m.NeedsReset())
+	if len(img.Discards) != 1 || img.Discards[0] != (disk.Range{Off: 4096, N: 4096}) || len(img.Zeroes) != 2 || m.NeedsReset() {
+		t.Errorf("discards %v, zeroes %v, needs reset %v", img.Discards, img.Zeroes, m.NeedsReset())
 	}
 }
 
@@ -269,10 +198,10 @@ func TestGetID(t *testing.T) {
 	if string(u.In[0]) != "root" || status(u) != VIRTIO_BLK_S_OK {
 		t.Errorf("short id %q", u.In[0])
 	}
-	if _, err := New(Config{Image: newRAM(512), Queues: 1, Serial: strings.Repeat("s", 21)}); err == nil {
+	if _, err := New(Config{Drive: disk.NewDrive(disk.Config{Image: newRAM(512)}), Queues: 1, Serial: strings.Repeat("s", 21)}); err == nil {
 		t.Error("long serial accepted")
 	}
-	if _, err := New(Config{Image: newRAM(512)}); err == nil {
+	if _, err := New(Config{Drive: disk.NewDrive(disk.Config{Image: newRAM(512)})}); err == nil {
 		t.Error("0 queues accepted")
 	}
 }
@@ -280,7 +209,7 @@ func TestGetID(t *testing.T) {
 // §5.2.6.2: a write to a read-only device fails and changes nothing.
 func TestReadOnly(t *testing.T) {
 	img := newRAM(4096)
-	img.readOnly = true
+	img.NoWrites = true
 	m := virtiotest.New(t, newDevice(t, img), virtiotest.Options{})
 	for _, out := range [][][]byte{
 		{head(VIRTIO_BLK_T_OUT, 0), bytes.Repeat([]byte{1}, 512)},
@@ -291,7 +220,7 @@ func TestReadOnly(t *testing.T) {
 			t.Errorf("status %d", status(u))
 		}
 	}
-	if !bytes.Equal(img.data, make([]byte, 4096)) || img.discards != nil || img.zeroes != nil {
+	if !bytes.Equal(img.Data, make([]byte, 4096)) || img.Discards != nil || img.Zeroes != nil {
 		t.Error("image changed")
 	}
 }
@@ -302,7 +231,7 @@ func TestWriteCache(t *testing.T) {
 	m := virtiotest.New(t, newDevice(t, img), virtiotest.Options{})
 	write := func() { m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_OUT, 0), make([]byte, 512)}, []int{1}) }
 	write()
-	if img.flushed() != 0 {
+	if img.Flushes() != 0 {
 		t.Error("write-back flushed")
 	}
 	m.Device.WriteConfig(32, []byte{0})
@@ -310,19 +239,19 @@ func TestWriteCache(t *testing.T) {
 		t.Error("writeback still 1")
 	}
 	write()
-	if img.flushed() != 1 {
-		t.Errorf("write-through: %d flushes", img.flushed())
+	if img.Flushes() != 1 {
+		t.Errorf("write-through: %d flushes", img.Flushes())
 	}
 	m.Device.WriteConfig(0, make([]byte, 32)) // read-only fields
 	m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_FLUSH, 0)}, []int{1})
-	if img.flushed() != 2 {
-		t.Errorf("flush: %d flushes", img.flushed())
+	if img.Flushes() != 2 {
+		t.Errorf("flush: %d flushes", img.Flushes())
 	}
 	// Without FLUSH and CONFIG_WCE every write is written through.
 	m = virtiotest.New(t, newDevice(t, img), virtiotest.Options{Features: virtio.Bits(VIRTIO_BLK_F_SEG_MAX)})
 	write()
-	if img.flushed() != 3 {
-		t.Errorf("driver without flush: %d flushes", img.flushed())
+	if img.Flushes() != 3 {
+		t.Errorf("driver without flush: %d flushes", img.Flushes())
 	}
 }
 
@@ -330,8 +259,8 @@ func TestWriteCache(t *testing.T) {
 func TestHostErrors(t *testing.T) {
 	var log bytes.Buffer
 	img := newRAM(4096)
-	m := virtiotest.New(t, newDevice(t, img, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }), virtiotest.Options{})
-	img.fail(errors.New("no space left on device"))
+	m := virtiotest.New(t, newDevice(t, img, func(c *setup) { c.disk.Log = slog.New(slog.NewTextHandler(&log, nil)) }), virtiotest.Options{})
+	img.Fail(errors.New("no space left on device"))
 	for range 1000 {
 		if u := m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_OUT, 0), make([]byte, 512)}, []int{1}); status(u) != VIRTIO_BLK_S_IOERR {
 			t.Fatalf("status %d", status(u))
@@ -340,7 +269,7 @@ func TestHostErrors(t *testing.T) {
 	if n := strings.Count(log.String(), "\n"); n != 1 {
 		t.Errorf("%d log lines for 1000 errors", n)
 	}
-	img.fail(nil)
+	img.Fail(nil)
 	if u := m.Queue[0].Do([][]byte{head(VIRTIO_BLK_T_OUT, 0), make([]byte, 512)}, []int{1}); status(u) != VIRTIO_BLK_S_OK {
 		t.Errorf("status %d", status(u))
 	}
@@ -349,17 +278,31 @@ func TestHostErrors(t *testing.T) {
 // A slow request holds up no other, and a reset waits for what is in flight.
 func TestSlowRequests(t *testing.T) {
 	img := newRAM(1 << 20)
-	img.gate = make(chan struct{})
+	img.Gate = make(chan struct{})
 	m := virtiotest.New(t, newDevice(t, img), virtiotest.Options{})
-	q := m.Queue[0]
-	for i := range 50 {
-		q.Add([][]byte{head(VIRTIO_BLK_T_IN, uint64(i))}, []int{512, 1})
+	// All requests become available at once: one alone may be waited for.
+	s := m.Queue[0].Split
+	const n = 50
+	for i := range n + 1 {
+		d := read4K(m)
+		if i == n {
+			copy(m.Mem.Bytes(d[0].Addr, 16), head(VIRTIO_BLK_T_GET_ID, 0))
+		}
+		for j := range d {
+			if j < len(d)-1 {
+				d[j].Flags |= virtqtest.DescNext
+				d[j].Next = uint16(3*i + j + 1)
+			}
+			s.SetDesc(3*i+j, d[j])
+		}
+		s.SetAvail(uint16(i), uint16(3*i))
 	}
-	q.Add([][]byte{head(VIRTIO_BLK_T_FLUSH, 0)}, []int{1})
-	q.Add([][]byte{head(VIRTIO_BLK_T_GET_ID, 0)}, []int{20, 1})
-	q.Kick()
-	if u := q.Wait(); string(u.In[0][:4]) != "root" {
-		t.Errorf("first answer %+v", u)
+	s.SetAvailIdx(n + 1)
+	m.Queue[0].Bell.Ring()
+	for end := time.Now().Add(virtqtest.Timeout); s.UsedIdx() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the last request waits for the others")
+		}
 	}
 	reset := make(chan struct{})
 	go func() { m.Reset(); close(reset) }()
@@ -368,7 +311,7 @@ func TestSlowRequests(t *testing.T) {
 		t.Error("reset returned with requests in flight")
 	case <-time.After(10 * time.Millisecond):
 	}
-	close(img.gate)
+	close(img.Gate)
 	<-reset
 	if err := m.Activate(); err != nil {
 		t.Fatal(err)
@@ -391,7 +334,7 @@ func TestLongResets(t *testing.T) {
 
 func resets(t *testing.T, n int) {
 	t.Helper()
-	m := virtiotest.New(t, newDevice(t, newRAM(1<<20), func(c *Config) { c.Queues = 3 }), virtiotest.Options{EventIdx: true, Size: 64})
+	m := virtiotest.New(t, newDevice(t, newRAM(1<<20), func(c *setup) { c.Queues = 3 }), virtiotest.Options{EventIdx: true, Size: 64})
 	for range n {
 		for qi, q := range m.Queue {
 			for i := range 10 {
@@ -407,12 +350,6 @@ func resets(t *testing.T, n int) {
 	}
 }
 
-// null is an image that does nothing: what is left is the device's own cost.
-type null struct{ Image }
-
-func (null) TryReadAt(bufs [][]byte, off uint64) error  { return nil }
-func (null) TryWriteAt(bufs [][]byte, off uint64) error { return nil }
-
 func read4K(m *virtiotest.Machine) []virtqtest.Desc {
 	h, data, st := m.Mem.Alloc(16), m.Mem.Alloc(4096), m.Mem.Alloc(1)
 	copy(m.Mem.Bytes(h, 16), head(VIRTIO_BLK_T_IN, 8))
@@ -422,7 +359,7 @@ func read4K(m *virtiotest.Machine) []virtqtest.Desc {
 }
 
 func TestAllocs(t *testing.T) {
-	for _, img := range []Image{null{newRAM(1 << 20)}, newRAM(1 << 20)} {
+	for _, img := range []disk.Image{fakedisk.Null{RAM: newRAM(1 << 20)}, newRAM(1 << 20)} {
 		m := virtiotest.New(t, newDevice(t, img), virtiotest.Options{})
 		if n := testing.AllocsPerRun(500, m.Queue[0].Again(read4K(m)...)); n != 0 {
 			t.Errorf("%T: %v allocations per request", img, n)
@@ -433,7 +370,7 @@ func TestAllocs(t *testing.T) {
 // BenchmarkDevice4K is the device's own time per 4 KiB read, system call taken
 // out: bursts of 64 requests, so that the wake-up is shared.
 func BenchmarkDevice4K(b *testing.B) {
-	m := virtiotest.New(b, newDevice(b, null{newRAM(1 << 20)}), virtiotest.Options{})
+	m := virtiotest.New(b, newDevice(b, fakedisk.Null{RAM: newRAM(1 << 20)}), virtiotest.Options{})
 	s := m.Queue[0].Split
 	const burst = 64
 	for i := range burst {

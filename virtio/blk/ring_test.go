@@ -3,47 +3,57 @@ package blk
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
 	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/disktest"
 )
 
-// cold is a raw image of which nothing is in the page cache.
-func cold(t testing.TB, size int) (*Raw, []byte) {
+// coldImage is a raw image of which nothing is in the page cache.
+type coldImage struct {
+	*disk.Raw
+	path string
+}
+
+func cold(t testing.TB, size int, o disk.Options) (coldImage, []byte) {
 	t.Helper()
-	img, err := OpenRaw(tempImage(t, int64(size)), Options{})
-	if err != nil {
+	img, data := coldImage{path: filepath.Join(t.TempDir(), "disk.raw")}, disktest.Random(size)
+	if err := os.WriteFile(img.path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	data := blktest.Random(size)
-	if err := img.WriteAt([][]byte{data}, 0); err != nil {
-		t.Fatal(err)
+	var err error
+	if img.Raw, err = disk.OpenRaw(img.path, o); err != nil {
+		t.Skip(err) // a file system without direct I/O
 	}
 	img.chill(t)
 	return img, data
 }
 
-func (r *Raw) chill(t testing.TB) {
+func (i coldImage) chill(t testing.TB) {
 	t.Helper()
-	if err := r.Flush(); err != nil {
-		t.Fatal(err)
+	f, err := os.Open(i.path)
+	if err == nil {
+		err = errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close())
 	}
-	if err := unix.Fadvise(r.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
 }
 
 // Reads of a cold file, writes and flushes, many at a time, by either engine.
 func TestEngines(t *testing.T) {
-	for _, engine := range []Engine{EnginePool, EngineURing} {
-		img, want := cold(t, 4<<20)
-		d := newDevice(t, img, func(c *Config) { c.Engine = engine })
+	for _, engine := range []disk.Engine{disk.EnginePool, disk.EngineURing} {
+		img, want := cold(t, 4<<20, disk.Options{})
+		d := newDevice(t, img.Raw, func(c *setup) { c.disk.Engine = engine })
 		m := virtiotest.New(t, d, virtiotest.Options{EventIdx: true, Indirect: true})
 		r := rand.New(rand.NewPCG(8, 8))
 		for round := range 10 {
@@ -97,17 +107,12 @@ func BenchmarkCold(b *testing.B) {
 	const size, depth = 256 << 20, 32
 	for _, c := range []struct {
 		name   string
-		engine Engine
+		engine disk.Engine
 		direct bool
-	}{{"pool", EnginePool, false}, {"io_uring", EngineURing, false}, {"pool direct", EnginePool, true}, {"io_uring direct", EngineURing, true}} {
+	}{{"pool", disk.EnginePool, false}, {"io_uring", disk.EngineURing, false}, {"pool direct", disk.EnginePool, true}, {"io_uring direct", disk.EngineURing, true}} {
 		b.Run(c.name, func(b *testing.B) {
-			img, _ := cold(b, size)
-			if c.direct {
-				if err := img.setDirect(); err != nil {
-					b.Skip(err)
-				}
-			}
-			m := virtiotest.New(b, newDevice(b, img, func(cfg *Config) { cfg.Engine = c.engine }), virtiotest.Options{})
+			img, _ := cold(b, size, disk.Options{Direct: c.direct})
+			m := virtiotest.New(b, newDevice(b, img.Raw, func(s *setup) { s.disk.Engine = c.engine }), virtiotest.Options{})
 			s := m.Queue[0].Split
 			var heads [depth][]byte
 			for i := range depth {

@@ -32,8 +32,8 @@ const (
 
 const (
 	sectorShift = 9
-	// SectorSize is the unit of capacity and request addresses in bytes (§5.2.4).
-	SectorSize = 1 << sectorShift
+	// sectorSize is the unit of capacity and request addresses in bytes (§5.2.4).
+	sectorSize = 1 << sectorShift
 
 	// headerSize is le32 type, le32 reserved, le64 sector (§5.2.6).
 	headerSize = 16

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 const (
@@ -46,7 +46,7 @@ func TestCrashChild(t *testing.T) {
 	for i := uint64(1); ; i++ {
 		first, n, value := crashOp(r, i)
 		var err error
-		off, size := uint64(first)*blk.SectorSize, uint64(n)*blk.SectorSize
+		off, size := uint64(first)*disk.SectorSize, uint64(n)*disk.SectorSize
 		if value == 0 {
 			err = m.WriteZeroes(off, size, true)
 		} else {
@@ -75,7 +75,7 @@ func TestCrash(t *testing.T) {
 				continue
 			}
 			path := filepath.Join(t.TempDir(), "disk.qcow2")
-			qemuImg(t, "create", "-q", "-f", "qcow2", "-o", o, path, fmt.Sprint(crashSectors*blk.SectorSize))
+			qemuImg(t, "create", "-q", "-f", "qcow2", "-o", o, path, fmt.Sprint(crashSectors*disk.SectorSize))
 			flushed := crash(t, path, seed)
 			out, err := exec.Command("qemu-img", "check", "-f", "qcow2", path).CombinedOutput()
 			var exit *exec.ExitError
@@ -123,7 +123,7 @@ func verify(t *testing.T, path string, seed, flushed uint64) {
 	t.Helper()
 	m := openImage(t, path)
 	defer m.Close()
-	got := make([]byte, crashSectors*blk.SectorSize)
+	got := make([]byte, crashSectors*disk.SectorSize)
 	if err := m.ReadAt([][]byte{got}, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func verify(t *testing.T, path string, seed, flushed uint64) {
 		}
 	}
 	for s := range allowed {
-		for p := got[s*blk.SectorSize : (s+1)*blk.SectorSize]; len(p) > 0; p = p[8:] {
+		for p := got[s*disk.SectorSize : (s+1)*disk.SectorSize]; len(p) > 0; p = p[8:] {
 			if v := binary.LittleEndian.Uint64(p); !allowed[s][v] {
 				t.Fatalf("sector %d holds %d after %d were flushed; allowed: %v", s, v, flushed, allowed[s])
 			}

@@ -10,11 +10,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
-	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/disktest"
 )
 
-var _ blk.TryImage = (*Image)(nil)
+var _ disk.TryImage = (*Image)(nil)
 
 // qemuImg runs qemu-img, the second opinion on every image.
 func qemuImg(t testing.TB, args ...string) string {
@@ -43,7 +43,7 @@ func check(t testing.TB, path string, want []byte) {
 
 func openImage(t testing.TB, path string) *Image {
 	t.Helper()
-	m, err := Open(path, blk.Options{})
+	m, err := Open(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestRandom(t *testing.T) {
 					break
 				}
 				m := openImage(t, path)
-				blktest.Model(t, m, want, 200, round+7)
+				disktest.Model(t, m, want, 200, round+7)
 				if err := m.Close(); err != nil {
 					t.Fatal(err)
 				}
@@ -90,7 +90,7 @@ func TestBacking(t *testing.T) {
 	for _, compat := range []string{"0.10", "1.1"} {
 		for _, format := range []string{"raw", "qcow2"} {
 			dir := t.TempDir()
-			base := blktest.Random(1 << 20)
+			base := disktest.Random(1 << 20)
 			raw := write(t, filepath.Join(dir, "base.raw"), base)
 			if format == "qcow2" {
 				qemuImg(t, "convert", "-f", "raw", "-O", "qcow2", raw, filepath.Join(dir, "base.qcow2"))
@@ -99,7 +99,7 @@ func TestBacking(t *testing.T) {
 			qemuImg(t, "create", "-q", "-f", "qcow2", "-o", "compat="+compat, "-b", "base."+format, "-F", format, path, "2M")
 			m := openImage(t, path)
 			want := append(bytes.Clone(base), make([]byte, 1<<20)...)
-			blktest.Model(t, m, want, 300, 3)
+			disktest.Model(t, m, want, 300, 3)
 			if err := m.Discard(0, 512<<10); err != nil {
 				t.Error(err)
 			}
@@ -123,7 +123,7 @@ func TestCompressed(t *testing.T) {
 	for _, method := range []string{"zlib", "zstd"} {
 		dir := t.TempDir()
 		want := bytes.Repeat([]byte("All work and no play makes Jack a dull boy.\n"), 50000)[:2<<20]
-		copy(want[300<<10:], blktest.Random(200<<10))
+		copy(want[300<<10:], disktest.Random(200<<10))
 		raw := write(t, filepath.Join(dir, "raw"), want)
 		path := filepath.Join(dir, "disk.qcow2")
 		qemuImg(t, "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type="+method, raw, path)
@@ -132,7 +132,7 @@ func TestCompressed(t *testing.T) {
 		if err := m.ReadAt([][]byte{got}, 0); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%s: read differs: %v", method, err)
 		}
-		blktest.Model(t, m, want, 300, 4)
+		disktest.Model(t, m, want, 300, 4)
 		if err := m.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -146,12 +146,12 @@ func TestSnapshot(t *testing.T) {
 	qemuImg(t, "create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", path, "1M")
 	want := make([]byte, 1<<20)
 	m := openImage(t, path)
-	blktest.Model(t, m, want, 100, 1)
+	disktest.Model(t, m, want, 100, 1)
 	_ = m.Close()
 	before := bytes.Clone(want)
 	qemuImg(t, "snapshot", "-c", "one", path)
 	m = openImage(t, path)
-	blktest.Model(t, m, want, 200, 2)
+	disktest.Model(t, m, want, 200, 2)
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestRebuild(t *testing.T) {
 	qemuImg(t, "create", "-q", "-f", "qcow2", "-o", "cluster_size=4096,lazy_refcounts=on", path, "1M")
 	want := make([]byte, 1<<20)
 	m := openImage(t, path)
-	blktest.Model(t, m, want, 100, 1)
+	disktest.Model(t, m, want, 100, 1)
 	block := m.refs.table[0]
 	_ = m.Close()
 	qemuImg(t, "snapshot", "-c", "one", path)
@@ -178,7 +178,7 @@ func TestRebuild(t *testing.T) {
 	if m.h.incompatible != 0 {
 		t.Error("still dirty")
 	}
-	blktest.Model(t, m, want, 100, 2)
+	disktest.Model(t, m, want, 100, 2)
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestRebuild(t *testing.T) {
 // Our own new images.
 func TestCreate(t *testing.T) {
 	dir := t.TempDir()
-	base := blktest.Random(1 << 20)
+	base := disktest.Random(1 << 20)
 	write(t, filepath.Join(dir, "base"), base)
 	for name, o := range map[string]CreateOptions{
 		"plain":    {Size: 1 << 20},
@@ -207,7 +207,7 @@ func TestCreate(t *testing.T) {
 			if o.Backing != "" {
 				copy(want, base)
 			}
-			blktest.Model(t, m, want, 100, 6)
+			disktest.Model(t, m, want, 100, 6)
 			_ = m.Close()
 			check(t, path, want)
 			continue
@@ -239,7 +239,7 @@ func TestReuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := openImage(t, path)
-	data := blktest.Random(4 << 20)
+	data := disktest.Random(4 << 20)
 	for range 20 {
 		for _, op := range []error{
 			m.WriteAt([][]byte{data}, 1<<20), m.Flush(), m.Discard(1<<20, 4<<20), m.Flush(),
@@ -311,7 +311,7 @@ func TestHostileHeaders(t *testing.T) {
 		path := filepath.Join(dir, "bad")
 		_ = os.Remove(path)
 		write(t, path, b)
-		m, err := Open(path, blk.Options{})
+		m, err := Open(path, disk.Options{})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("want %q, got: %v", want, err)
 		}
@@ -365,7 +365,7 @@ func FuzzOpen(f *testing.F) {
 		copy(image[0x20000:], table)
 		copy(image[0x30000:], l1)
 		copy(image[0x40000:], l1)
-		m, err := Open(write(t, filepath.Join(t.TempDir(), "disk"), image), blk.Options{})
+		m, err := Open(write(t, filepath.Join(t.TempDir(), "disk"), image), disk.Options{})
 		if err != nil {
 			return
 		}

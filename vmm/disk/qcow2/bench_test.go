@@ -6,7 +6,7 @@ import (
 )
 
 // Benchmark4K is requests to clusters that exist, in the page cache; compare
-// with BenchmarkRaw4K of package blk.
+// with BenchmarkRaw4K of package disk.
 func Benchmark4K(b *testing.B) {
 	const size = 64 << 20
 	path := filepath.Join(b.TempDir(), "disk.qcow2")

@@ -1,5 +1,5 @@
-// Package blktest checks disk images against a model.
-package blktest
+// Package disktest checks disk images against a model.
+package disktest
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 
 const sectorSize = 512
 
-// Image is the part of blk.Image that Model uses.
+// Image is the part of disk.Image that Model uses.
 type Image interface {
 	ReadAt(bufs [][]byte, off uint64) error
 	WriteAt(bufs [][]byte, off uint64) error
@@ -19,7 +19,7 @@ type Image interface {
 	Flush() error
 }
 
-// tryImage is the part of blk.TryImage that Model uses where it is there.
+// tryImage is the part of disk.TryImage that Model uses where it is there.
 type tryImage interface {
 	TryReadAt(bufs [][]byte, off uint64) error
 	TryWriteAt(bufs [][]byte, off uint64) error

@@ -1,10 +1,12 @@
-package blk
+// Package disk is what a guest's disks are made of on the host: images, and
+// the engines that read and write them while their requests may wait.
+package disk
 
 import "errors"
 
 // Image is what a disk is made of. Its methods may be called from several
 // goroutines at once. Offsets and lengths are in bytes and multiples of
-// SectorSize, and the device has checked that they lie inside Size.
+// SectorSize, and the caller has checked that they lie inside Size.
 type Image interface {
 	// ReadAt fills all of bufs from byte off on.
 	ReadAt(bufs [][]byte, off uint64) error
@@ -36,13 +38,13 @@ type Geometry struct {
 
 // Errors of a TryImage.
 var (
-	ErrWouldBlock = errors.New("blk: would block")
-	ErrCannotTry  = errors.New("blk: cannot try")
+	ErrWouldBlock = errors.New("disk: would block")
+	ErrCannotTry  = errors.New("disk: cannot try")
 )
 
-// TryImage is an Image that can tell quickly what it cannot do at once. The
-// device tries these in the queue's own goroutine and hands to others only
-// what would block.
+// TryImage is an Image that can tell quickly what it cannot do at once. A Queue
+// tries these in its owner's goroutine and hands to others only what would
+// block.
 type TryImage interface {
 	Image
 	// TryReadAt is ReadAt, or ErrWouldBlock with bufs in an undefined state,
@@ -51,3 +53,6 @@ type TryImage interface {
 	// TryWriteAt is WriteAt, or one of these errors after writing any part.
 	TryWriteAt(bufs [][]byte, off uint64) error
 }
+
+// SectorSize is the unit of an image's size and of requests, in bytes.
+const SectorSize = 512

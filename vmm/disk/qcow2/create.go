@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 // CreateOptions describe a new image.
@@ -94,7 +94,7 @@ func newHeader(o CreateOptions, l1 uint32) []byte {
 
 // preallocate gives every guest cluster its place.
 func preallocate(path string) error {
-	m, err := Open(path, blk.Options{})
+	m, err := Open(path, disk.Options{})
 	if err != nil {
 		return err
 	}

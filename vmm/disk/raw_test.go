@@ -1,4 +1,4 @@
-package blk
+package disk
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/disktest"
 )
 
 func tempImage(t testing.TB, size int64) string {
@@ -81,8 +81,8 @@ func TestDirect(t *testing.T) {
 		t.Skip(err)
 	}
 	defer img.Close()
-	blktest.Model(t, img, make([]byte, 4<<20), 300, 2)
-	page := blktest.Aligned(t, 8192)
+	disktest.Model(t, img, make([]byte, 4<<20), 300, 2)
+	page := disktest.Aligned(t, 8192)
 	if err := img.WriteAt([][]byte{page[:4096], page[4096:]}, 4096); err != nil {
 		t.Error(err)
 	}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 // Header layout, big-endian ("The QCOW2 file format": Header).
@@ -84,7 +84,7 @@ type header struct {
 }
 
 // parseHeader checks everything that the header says. fileSize is in bytes.
-func parseHeader(f *blk.Raw, fileSize uint64) (*header, error) {
+func parseHeader(f *disk.Raw, fileSize uint64) (*header, error) {
 	b := make([]byte, min(fileSize, 1<<maxClusterBits, 64<<10))
 	if err := f.ReadAt([][]byte{b}, 0); err != nil {
 		return nil, err

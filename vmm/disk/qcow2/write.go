@@ -5,16 +5,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
-// WriteAt implements blk.Image.
+// WriteAt implements disk.Image.
 func (m *Image) WriteAt(bufs [][]byte, off uint64) error {
 	if m.readOnly {
 		return unix.EROFS
 	}
-	n := blk.Length(bufs)
-	v := blk.NewVector(bufs)
+	n := disk.Length(bufs)
+	v := disk.NewVector(bufs)
 	defer v.Free()
 	m.mu.RLock()
 	ready, err := m.inPlace(off, n)
@@ -36,23 +36,23 @@ func (m *Image) WriteAt(bufs [][]byte, off uint64) error {
 	return nil
 }
 
-// TryWriteAt implements blk.TryImage: writes to clusters that the image owns
+// TryWriteAt implements disk.TryImage: writes to clusters that the image owns
 // are writes to the file.
 func (m *Image) TryWriteAt(bufs [][]byte, off uint64) error {
 	if m.readOnly || !m.mu.TryRLock() {
-		return blk.ErrWouldBlock
+		return disk.ErrWouldBlock
 	}
 	defer m.mu.RUnlock()
-	n := blk.Length(bufs)
+	n := disk.Length(bufs)
 	if !m.resident(off, n) {
-		return blk.ErrWouldBlock
+		return disk.ErrWouldBlock
 	}
 	if ready, err := m.inPlace(off, n); !ready || err != nil {
-		return blk.ErrWouldBlock
+		return disk.ErrWouldBlock
 	}
 	k, _, e, err := m.extent(off, n)
 	if err != nil || k < n {
-		return blk.ErrWouldBlock
+		return disk.ErrWouldBlock
 	}
 	return m.file.TryWriteAt(bufs, e&offsetMask+off&(m.cluster-1))
 }
@@ -80,7 +80,7 @@ func (m *Image) inPlace(off, n uint64) (bool, error) {
 }
 
 // overwrite writes a range that inPlace said yes to. Preconditions: m.mu held.
-func (m *Image) overwrite(v *blk.Vector, off, n uint64) error {
+func (m *Image) overwrite(v *disk.Vector, off, n uint64) error {
 	for n > 0 {
 		k, _, e, err := m.extent(off, n)
 		if err != nil {
@@ -95,7 +95,7 @@ func (m *Image) overwrite(v *blk.Vector, off, n uint64) error {
 }
 
 // write writes any range. Preconditions: m.mu held for writing.
-func (m *Image) write(v *blk.Vector, off, n uint64) error {
+func (m *Image) write(v *disk.Vector, off, n uint64) error {
 	for n > 0 {
 		c, in := off>>m.h.clusterBits, off&(m.cluster-1)
 		e, err := m.entry(c)
@@ -121,7 +121,7 @@ func (m *Image) write(v *blk.Vector, off, n uint64) error {
 
 // writeNew gives new places to as many whole clusters, from c on and up to
 // count, as lie in one piece, and returns how many bytes that was.
-func (m *Image) writeNew(v *blk.Vector, c, count uint64) (uint64, error) {
+func (m *Image) writeNew(v *disk.Vector, c, count uint64) (uint64, error) {
 	first, err := m.refs.alloc()
 	if err != nil {
 		return 0, err
@@ -163,12 +163,12 @@ func (m *Image) undo(first, n uint64) {
 
 // writePart writes k bytes, in bytes into cluster c, which gets a new place:
 // the rest of it is what it read as before.
-func (m *Image) writePart(v *blk.Vector, c, in, k uint64) error {
+func (m *Image) writePart(v *disk.Vector, c, in, k uint64) error {
 	buf := make([]byte, m.cluster)
 	off := c << m.h.clusterBits
 	// The last cluster may reach beyond the disk's end.
-	n := min(m.cluster, (m.h.size+blk.SectorSize-1)&^(blk.SectorSize-1)-off)
-	old := blk.NewVector([][]byte{buf[:n]})
+	n := min(m.cluster, (m.h.size+disk.SectorSize-1)&^(disk.SectorSize-1)-off)
+	old := disk.NewVector([][]byte{buf[:n]})
 	err := m.read(old, off, n)
 	old.Free()
 	if err != nil {
@@ -193,7 +193,7 @@ func (m *Image) writePart(v *blk.Vector, c, in, k uint64) error {
 	return nil
 }
 
-// Discard implements blk.Image: whole clusters are given back and read as
+// Discard implements disk.Image: whole clusters are given back and read as
 // zeros then.
 func (m *Image) Discard(off, n uint64) error {
 	if m.readOnly {
@@ -238,7 +238,7 @@ func (m *Image) unmap(c uint64) (bool, error) {
 	return true, m.setEntry(c, empty)
 }
 
-// WriteZeroes implements blk.Image.
+// WriteZeroes implements disk.Image.
 func (m *Image) WriteZeroes(off, n uint64, unmap bool) error {
 	if m.readOnly {
 		return unix.EROFS
@@ -269,17 +269,17 @@ func (m *Image) zero(c, in, k uint64, unmap bool) error {
 		return nil
 	}
 	end := min(m.cluster, m.h.size-c<<m.h.clusterBits)
-	if in == 0 && k >= end&^(blk.SectorSize-1) && (unmap || !m.owned(e)) {
+	if in == 0 && k >= end&^(disk.SectorSize-1) && (unmap || !m.owned(e)) {
 		if done, err := m.unmap(c); done || err != nil {
 			return err
 		}
 	}
-	v := blk.NewVector([][]byte{zeroes[:k]})
+	v := disk.NewVector([][]byte{zeroes[:k]})
 	defer v.Free()
 	return m.write(v, c<<m.h.clusterBits+in, k)
 }
 
-// Flush implements blk.Image.
+// Flush implements disk.Image.
 func (m *Image) Flush() error {
 	if m.readOnly {
 		return nil

@@ -1,4 +1,4 @@
-package blk
+package disk
 
 // Vector walks over the buffers of a request piece by piece. Images that split
 // requests use it, so that they need not allocate.

@@ -1,4 +1,4 @@
-package blk
+package disk
 
 import (
 	"io"
@@ -11,7 +11,7 @@ import (
 
 // io_uring (linux/io_uring.h): the parts that are used.
 const (
-	ringEntries = queueSize
+	ringEntries = QueueDepth
 
 	ioringOffSQRing   = 0
 	ioringOffSQEs     = 0x10000000
@@ -24,7 +24,7 @@ const (
 	ioringOpWritev    = 2
 	ioringOpFsync     = 3
 	ioringStop        = ^uint64(0) // user_data of the NOP that ends the reaper
-	ringVectorBuffers = segMax
+	ringVectorBuffers = 254        // data buffers of a request
 )
 
 // sqe is struct io_uring_sqe.
@@ -60,10 +60,10 @@ type ringParams struct {
 	}
 }
 
-// ring is an io_uring of one queue's worker. Only the worker queues and
-// submits; one goroutine of the ring reaps.
+// ring is the io_uring of a Queue. Only its owner queues and submits; one
+// goroutine of the ring reaps.
 type ring struct {
-	w      *worker
+	q      *Queue
 	fd     int // of the io_uring
 	file   int32
 	direct bool
@@ -84,20 +84,20 @@ type ring struct {
 }
 
 type slot struct {
-	// r goes from the worker to the reaper by way of the kernel, which Go's
+	// r goes from the owner to the reaper by way of the kernel, which Go's
 	// memory model does not know; so the pointer itself orders the two.
-	r   atomic.Pointer[request]
+	r   atomic.Pointer[Request]
 	vec [ringVectorBuffers]unix.Iovec
 }
 
 // newRing returns a ring for a file, or nil if the host has none to offer.
-func newRing(w *worker, file *Raw) *ring {
+func newRing(q *Queue, file *Raw) *ring {
 	var p ringParams
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, ringEntries, uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil
 	}
-	r := &ring{w: w, fd: int(fd), file: int32(file.fd), direct: file.direct, done: make(chan struct{})}
+	r := &ring{q: q, fd: int(fd), file: int32(file.fd), direct: file.direct, done: make(chan struct{})}
 	if p.features&(ioringFeatSingle|ioringFeatStable) != ioringFeatSingle|ioringFeatStable || r.mapRings(&p) != nil {
 		r.unmap()
 		return nil
@@ -142,18 +142,18 @@ func (r *ring) unmap() {
 
 // queue takes a request that needs one operation of the kernel's; false means
 // that the pool must take it.
-func (r *ring) queue(q *request) bool {
+func (r *ring) queue(q *Request) bool {
 	var e sqe
 	switch {
-	case q.typ == VIRTIO_BLK_T_FLUSH && r.w.dev.cfg.NoFlush:
+	case q.Op == OpFlush && r.q.drive.cfg.NoFlush, q.Op > OpFlush:
 		return false
-	case q.typ != VIRTIO_BLK_T_FLUSH && r.direct && !aligned(q.bufs, q.off):
-		return false
-	case q.typ == VIRTIO_BLK_T_FLUSH:
+	case q.Op == OpFlush:
 		e = sqe{opcode: ioringOpFsync, opFlags: ioringFsyncData}
-	case q.typ == VIRTIO_BLK_T_IN && len(q.bufs) <= ringVectorBuffers:
+	case r.direct && !aligned(q.Bufs, q.Off), len(q.Bufs) > ringVectorBuffers:
+		return false
+	case q.Op == OpRead:
 		e = sqe{opcode: ioringOpReadv}
-	case q.typ == VIRTIO_BLK_T_OUT && len(q.bufs) <= ringVectorBuffers && q.w.dev.writeback.Load():
+	case !q.Through:
 		e = sqe{opcode: ioringOpWritev}
 	default:
 		return false
@@ -168,10 +168,10 @@ func (r *ring) queue(q *request) bool {
 	s.r.Store(q)
 	e.fd, e.userData = r.file, uint64(i)
 	if e.opcode != ioringOpFsync {
-		for j, b := range q.bufs {
+		for j, b := range q.Bufs {
 			s.vec[j] = unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))}
 		}
-		e.off, e.len, e.addr = q.off, uint32(len(q.bufs)), uint64(uintptr(unsafe.Pointer(&s.vec)))
+		e.off, e.len, e.addr = q.Off, uint32(len(q.Bufs)), uint64(uintptr(unsafe.Pointer(&s.vec)))
 	}
 	r.push(e)
 	return true
@@ -196,7 +196,7 @@ func (r *ring) submit() {
 	for r.queued > 0 {
 		n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.queued), 0, 0, 0, 0)
 		if errno != 0 && errno != unix.EINTR && errno != unix.EAGAIN && errno != unix.EBUSY {
-			panic("blk: io_uring_enter of valid entries fails: " + errno.Error())
+			panic("disk: io_uring_enter of valid entries fails: " + errno.Error())
 		}
 		if errno == 0 {
 			r.queued -= uint32(n)
@@ -213,7 +213,7 @@ func (r *ring) reap() {
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), 0, 1, ioringEnterGetEv, 0, 0)
 		if errno != 0 && errno != unix.EINTR {
-			panic("blk: waiting for io_uring fails: " + errno.Error())
+			panic("disk: waiting for io_uring fails: " + errno.Error())
 		}
 		head := *r.cqHead
 		stop := false
@@ -227,7 +227,7 @@ func (r *ring) reap() {
 			r.complete(uint32(e.userData), e.res)
 		}
 		atomic.StoreUint32(r.cqHead, head)
-		r.w.q.Notify()
+		r.q.notify()
 		if stop {
 			return
 		}
@@ -240,22 +240,21 @@ func (r *ring) complete(i uint32, res int32) {
 	r.free <- i
 	var err error
 	switch {
-	case res == -int32(unix.EAGAIN), res == -int32(unix.EINTR), res > 0 && uint64(res) < q.n:
-		r.w.pool.submit(q)
+	case res == -int32(unix.EAGAIN), res == -int32(unix.EINTR), res > 0 && uint64(res) < q.N:
+		r.q.drive.pool.submit(q)
 		return
 	case res < 0:
 		err = unix.Errno(-res)
-	case res == 0 && q.typ == VIRTIO_BLK_T_IN:
+	case res == 0 && q.Op == OpRead:
 		err = io.ErrUnexpectedEOF
-	case res == 0 && q.typ == VIRTIO_BLK_T_OUT:
+	case res == 0 && q.Op == OpWrite:
 		err = io.ErrShortWrite
 	}
-	q.finish(q.status(err))
-	r.w.put(q)
+	r.q.drive.finish(q, err)
 }
 
-// close waits until all requests are done and ends the ring. The worker calls
-// it; it queues no more.
+// close waits until all requests are done and ends the ring. Nothing
+// is queued any more.
 func (r *ring) close() {
 	r.submit()
 	for range ringEntries {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 // unpacker reads compressed clusters. It keeps the last few, since a guest
@@ -34,7 +34,7 @@ func (m *Image) packed(e uint64) (off, n uint64) {
 	x := 62 - (m.h.clusterBits - 8)
 	off = e & (1<<x - 1)
 	sectors := e&(1<<62-1)>>x + 1
-	return off, sectors*blk.SectorSize - off%blk.SectorSize
+	return off, sectors*disk.SectorSize - off%disk.SectorSize
 }
 
 // read fills bufs from the compressed cluster of an entry, in bytes into it.

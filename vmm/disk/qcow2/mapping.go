@@ -4,7 +4,7 @@ import (
 	"errors"
 	"io"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 // kind of a guest cluster.
@@ -108,17 +108,17 @@ func (m *Image) extent(off, n uint64) (length uint64, k kind, e uint64, err erro
 	return length, k, e, nil
 }
 
-// ReadAt implements blk.Image.
+// ReadAt implements disk.Image.
 func (m *Image) ReadAt(bufs [][]byte, off uint64) error {
-	v := blk.NewVector(bufs)
+	v := disk.NewVector(bufs)
 	defer v.Free()
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.read(v, off, blk.Length(bufs))
+	return m.read(v, off, disk.Length(bufs))
 }
 
 // read fills the next n bytes of v. Preconditions: m.mu held.
-func (m *Image) read(v *blk.Vector, off, n uint64) error {
+func (m *Image) read(v *disk.Vector, off, n uint64) error {
 	for n > 0 {
 		k, kind, e, err := m.extent(off, n)
 		if err != nil {
@@ -135,7 +135,7 @@ func (m *Image) read(v *blk.Vector, off, n uint64) error {
 		case compressed:
 			err = m.unpacker.read(part, e, in)
 		case zeroed:
-			blk.Zero(part)
+			disk.Zero(part)
 		default:
 			err = m.readBacking(part, off, k)
 		}
@@ -161,17 +161,17 @@ func (m *Image) resident(off, n uint64) bool {
 	return true
 }
 
-// TryReadAt implements blk.TryImage.
+// TryReadAt implements disk.TryImage.
 func (m *Image) TryReadAt(bufs [][]byte, off uint64) error {
 	if !m.mu.TryRLock() {
-		return blk.ErrWouldBlock
+		return disk.ErrWouldBlock
 	}
 	defer m.mu.RUnlock()
-	n := blk.Length(bufs)
+	n := disk.Length(bufs)
 	if !m.resident(off, n) {
-		return blk.ErrWouldBlock
+		return disk.ErrWouldBlock
 	}
-	v := blk.NewVector(bufs)
+	v := disk.NewVector(bufs)
 	defer v.Free()
 	for n > 0 {
 		k, kind, e, err := m.extent(off, n)
@@ -186,12 +186,12 @@ func (m *Image) TryReadAt(bufs [][]byte, off uint64) error {
 				err = m.file.TryReadAt(part, host+off&(m.cluster-1))
 			}
 		case kind == zeroed || (kind == unallocated && m.backing == nil):
-			blk.Zero(part)
+			disk.Zero(part)
 		default:
-			err = blk.ErrWouldBlock
+			err = disk.ErrWouldBlock
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = blk.ErrWouldBlock // ReadAt knows what to do
+			err = disk.ErrWouldBlock // ReadAt knows what to do
 		}
 		if err != nil {
 			return err
@@ -205,16 +205,16 @@ func (m *Image) TryReadAt(bufs [][]byte, off uint64) error {
 // shorter than the image: zeros follow.
 func (m *Image) readBacking(bufs [][]byte, off, n uint64) error {
 	if m.backing == nil || off >= m.backing.Size() {
-		blk.Zero(bufs)
+		disk.Zero(bufs)
 		return nil
 	}
 	if have := m.backing.Size() - off; have < n {
-		v := blk.NewVector(bufs)
+		v := disk.NewVector(bufs)
 		defer v.Free()
 		if err := m.backing.ReadAt(v.Take(have), off); err != nil {
 			return err
 		}
-		blk.Zero(v.Take(n - have))
+		disk.Zero(v.Take(n - have))
 		return nil
 	}
 	return m.backing.ReadAt(bufs, off)

@@ -24,7 +24,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
 
 // maxDepth bounds a chain of backing files.
@@ -47,15 +47,15 @@ const (
 	offsetMask     = 1<<56 - 1<<9
 )
 
-// Image is an open qcow2 image. It implements blk.Image.
+// Image is an open qcow2 image. It implements disk.Image.
 type Image struct {
 	name     string
-	file     *blk.Raw
+	file     *disk.Raw
 	readOnly bool
 	h        *header
-	backing  blk.Image // nil if there is none
-	cluster  uint64    // cluster size in bytes
-	l2Bits   uint32    // log2 of the entries of an L2 table
+	backing  disk.Image // nil if there is none
+	cluster  uint64     // cluster size in bytes
+	l2Bits   uint32     // log2 of the entries of an L2 table
 
 	// mu is held for reading while clusters that exist are read or
 	// written, and for writing while the mapping changes.
@@ -88,13 +88,13 @@ func (t *table) get(i uint64) uint64    { return binary.BigEndian.Uint64(t.data[
 func (t *table) set(i uint64, v uint64) { binary.BigEndian.PutUint64(t.data[8*i:], v) }
 
 // Open opens the image at path, and its backing files read-only.
-func Open(path string, o blk.Options) (*Image, error) {
+func Open(path string, o disk.Options) (*Image, error) {
 	return open(path, o, nil)
 }
 
 // open is Open; above are the files of the chain so far.
-func open(path string, o blk.Options, above []os.FileInfo) (*Image, error) {
-	f, err := blk.OpenFile(path, o)
+func open(path string, o disk.Options, above []os.FileInfo) (*Image, error) {
+	f, err := disk.OpenFile(path, o)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +106,8 @@ func open(path string, o blk.Options, above []os.FileInfo) (*Image, error) {
 	return m, nil
 }
 
-func openFile(f *os.File, path string, o blk.Options, above []os.FileInfo) (*Image, error) {
-	raw, err := blk.NewFile(f, o.ReadOnly)
+func openFile(f *os.File, path string, o disk.Options, above []os.FileInfo) (*Image, error) {
+	raw, err := disk.NewFile(f, o.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -201,9 +201,9 @@ func (m *Image) openBacking(f *os.File, path string, above []os.FileInfo) error 
 	}
 	switch m.h.backingFormat {
 	case "raw":
-		m.backing, err = blk.OpenRaw(name, blk.Options{ReadOnly: true})
+		m.backing, err = disk.OpenRaw(name, disk.Options{ReadOnly: true})
 	case "qcow2":
-		m.backing, err = open(name, blk.Options{ReadOnly: true}, above)
+		m.backing, err = open(name, disk.Options{ReadOnly: true}, above)
 	case "":
 		err = fmt.Errorf("the format of backing file %s is not recorded, and is never guessed: set it with qemu-img rebase -u -F raw (or qcow2) -b", name)
 	default:
@@ -230,18 +230,18 @@ func (m *Image) prepare() error {
 	return nil
 }
 
-// Size implements blk.Image. A size that is not whole sectors is rounded down.
-func (m *Image) Size() uint64 { return m.h.size &^ (blk.SectorSize - 1) }
+// Size implements disk.Image. A size that is not whole sectors is rounded down.
+func (m *Image) Size() uint64 { return m.h.size &^ (disk.SectorSize - 1) }
 
-// ReadOnly implements blk.Image.
+// ReadOnly implements disk.Image.
 func (m *Image) ReadOnly() bool { return m.readOnly }
 
-// Geometry implements blk.Image.
-func (m *Image) Geometry() blk.Geometry {
-	return blk.Geometry{BlockSize: blk.SectorSize, PhysicalBlock: 4096, Cluster: uint32(m.cluster)}
+// Geometry implements disk.Image.
+func (m *Image) Geometry() disk.Geometry {
+	return disk.Geometry{BlockSize: disk.SectorSize, PhysicalBlock: 4096, Cluster: uint32(m.cluster)}
 }
 
-// Close implements blk.Image.
+// Close implements disk.Image.
 func (m *Image) Close() error {
 	var err error
 	if !m.readOnly {
@@ -279,11 +279,11 @@ func (m *Image) readHost(bufs [][]byte, off uint64) error {
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
-	blk.Zero(bufs)
+	disk.Zero(bufs)
 	if st, err := m.file.Length(); err != nil || st <= off {
 		return err
-	} else if n := min(st-off, blk.Length(bufs)); n > 0 {
-		v := blk.NewVector(bufs)
+	} else if n := min(st-off, disk.Length(bufs)); n > 0 {
+		v := disk.NewVector(bufs)
 		defer v.Free()
 		return m.file.ReadAt(v.Take(n), off)
 	}

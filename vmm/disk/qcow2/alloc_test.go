@@ -5,7 +5,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/disktest"
 )
 
 // Reads and writes of clusters that exist cost no allocation.
@@ -42,7 +42,7 @@ func TestConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range uint64(8) {
 		part := want[i<<20 : (i+1)<<20]
-		wg.Go(func() { blktest.Model(t, window{m, i << 20}, part, 100, i) })
+		wg.Go(func() { disktest.Model(t, window{m, i << 20}, part, 100, i) })
 	}
 	wg.Wait()
 	if err := m.Close(); err != nil {

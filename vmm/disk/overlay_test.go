@@ -1,4 +1,4 @@
-package blk
+package disk
 
 import (
 	"bytes"
@@ -7,13 +7,13 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/gvmspawn/gvmspawn/virtio/blk/blktest"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/disktest"
 )
 
 // An overlay behaves like a disk and leaves its base alone.
 func TestOverlay(t *testing.T) {
 	for _, dir := range []string{t.TempDir(), "/nonexistent"} { // file and memory
-		want := blktest.Random(1<<20 + 512)
+		want := disktest.Random(1<<20 + 512)
 		path := filepath.Join(t.TempDir(), "base.raw")
 		if err := os.WriteFile(path, want, 0o400); err != nil {
 			t.Fatal(err)
@@ -26,7 +26,7 @@ func TestOverlay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		blktest.Model(t, o, bytes.Clone(want), 2000, 5)
+		disktest.Model(t, o, bytes.Clone(want), 2000, 5)
 		if err := o.Discard(100, 9000); err != nil {
 			t.Error(err)
 		}
@@ -41,8 +41,13 @@ func TestOverlay(t *testing.T) {
 
 // Writers of neighbouring sectors of one block do not undo each other.
 func TestOverlayConcurrent(t *testing.T) {
+	path := tempImage(t, 64<<10)
 	for range 50 {
-		o, err := NewOverlay(newRAM(64<<10), t.TempDir())
+		base, err := OpenRaw(path, Options{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := NewOverlay(base, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
