@@ -53,6 +53,8 @@ func (c *Config) check() error {
 	switch {
 	case c.CPUs < 1 || c.CPUs > MaxCPUs:
 		return fmt.Errorf("%d CPUs are not possible: choose 1 to %d", c.CPUs, MaxCPUs)
+	case !c.topology().Valid():
+		return fmt.Errorf("%d CPUs cannot be divided into %d sockets with %d threads a core", c.CPUs, max(c.Sockets, 1), max(c.Threads, 1))
 	case c.RAM < MinRAM:
 		return fmt.Errorf("%d KiB of RAM are too little: a guest needs at least %d MiB", c.RAM>>10, MinRAM>>20)
 	case c.RAM%layout.MiB != 0:
@@ -67,6 +69,10 @@ func (c *Config) check() error {
 		return errors.New("KVM cannot run a machine deterministically")
 	}
 	return nil
+}
+
+func (c *Config) topology() vcpu.Topology {
+	return vcpu.Topology{CPUs: c.CPUs, Sockets: c.Sockets, Threads: c.Threads}
 }
 
 // addMemory reserves RAM below and above the 32-bit hole, and the DAX windows.
@@ -105,7 +111,7 @@ func (m *Machine) addMemory() error {
 // addEngine takes KVM or the software CPU.
 func (m *Machine) addEngine() error {
 	if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
-		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, IO: &m.bus, File: m.cfg.KVM})
+		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, Sockets: m.cfg.Sockets, Threads: m.cfg.Threads, IO: &m.bus, File: m.cfg.KVM})
 		if err == nil {
 			m.setEngine(vm)
 			return nil
@@ -171,7 +177,7 @@ var restartStub = []byte{
 // load writes tables and kernel into guest memory and sets the boot CPU's
 // registers.
 func (m *Machine) load(img *linux.Image) error {
-	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, RAMEnd: m.memoryEnd()})
+	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd()})
 	if err != nil {
 		return err
 	}

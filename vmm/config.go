@@ -34,6 +34,9 @@ type Config struct {
 	Name string
 	// CPUs is the number of virtual CPUs, 1 to MaxCPUs.
 	CPUs int
+	// Sockets is the number of packages and Threads that of a core's threads,
+	// into which the CPUs are divided; 0 means 1 of each, and cores take the rest.
+	Sockets, Threads int
 	// RAM is the guest's memory in bytes, a multiple of 1 MiB, at least MinRAM.
 	RAM uint64
 	// RAMMax is the most memory that [Machine.SetMemory] can give the guest, a

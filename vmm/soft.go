@@ -12,7 +12,7 @@ import (
 // exec, int, io and mmu, makes it write what it does to standard error.
 func (m *Machine) newSoft() (vcpu.VM, error) {
 	cfg := soft.Config{
-		Memory: m.mem, CPUs: m.cfg.CPUs, IO: &m.bus,
+		Memory: m.mem, CPUs: m.cfg.CPUs, Sockets: m.cfg.Sockets, Threads: m.cfg.Threads, IO: &m.bus,
 		Deterministic: m.cfg.Deterministic, Seed: m.cfg.Seed,
 		Log:  func(format string, args ...any) { m.log.Debug(fmt.Sprintf(format, args...)) },
 		Warn: func(format string, args ...any) { m.log.Warn(fmt.Sprintf(format, args...)) },

@@ -99,7 +99,7 @@ func pathError(err error) error {
 func (p *plan) assemble(log *slog.Logger) error {
 	s := p.s
 	p.cfg = vmm.Config{
-		Name: p.name, CPUs: s.cpus.CPUs, RAM: s.ram.Size, RAMMax: s.ram.Max, UUID: s.uuid,
+		Name: p.name, CPUs: s.cpus.CPUs, Sockets: s.cpus.Sockets, Threads: s.cpus.Threads, RAM: s.ram.Size, RAMMax: s.ram.Max, UUID: s.uuid,
 		Accel:         map[arg.Tristate]vmm.Accel{arg.Auto: vmm.AccelAuto, arg.Yes: vmm.AccelKVM, arg.No: vmm.AccelSoft}[s.kvm],
 		Deterministic: s.deterministic, Seed: s.seed, Log: log, KVM: p.kvm,
 	}

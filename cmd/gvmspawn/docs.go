@@ -17,7 +17,7 @@ var docs = map[string]string{
 	"machine": `Without --directory= and --image= the machine's image is looked up: NAME, NAME.raw, NAME.v/ or NAME.raw.v/ in /etc/machines, /run/machines,
 		/var/lib/machines, /var/lib/container, /usr/local/lib/machines and /usr/lib/machines, for users also in their own directories. The default is the name of the image.`,
 	"private-users": `The default with --directory= is the range that the owner of the directory begins.`,
-	"cpus":          `QEMU's form with "cpus=" is understood as long as it asks for no more than a number.`,
+	"cpus":          `QEMU's form is understood: what of sockets, cores and threads is not given follows from the rest, with cores first.`,
 	"ram": `Sizes are rounded up to whole MiB. With a maximum the machine has a virtio memory device, by which "gvmspawn memory" gives the guest more; it has as
 		many slots as it needs, whatever the number. The guest takes it as movable memory unless a kernel argument memhp_default_state= says otherwise.`,
 	"kvm": `With auto, KVM is used where it works and can run an unmodified kernel; else the software CPU is used and a message says why. With yes,

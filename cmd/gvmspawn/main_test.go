@@ -128,7 +128,7 @@ func TestBadInput(t *testing.T) {
 		{"--cpus=0", "expected a number from 1 to 64"},
 		{"--cpus=65", "expected a number from 1 to 64"},
 		{"--cpus=x", "expected a number from 1 to 64"},
-		{"--cpus=4,sockets=2", "not supported yet"},
+		{"--cpus=4,sockets=3", "4 CPUs cannot be divided into that topology"},
 		{"--kvm=perhaps", "expected yes, no or auto"},
 		{"--vsock=perhaps", "expected yes, no or auto"},
 		{"--vsock-cid=2", "specified CID is not regular, refusing"},

@@ -141,7 +141,7 @@ func (s *settings) imageOptions() []getopt.Option {
 
 func (s *settings) hostOptions() []getopt.Option {
 	return []getopt.Option{
-		{Long: "cpus", Aliases: []string{"qemu-smp"}, Arg: "N", Help: fmt.Sprintf("Number of CPUs, 1 to %d", arg.MaxCPUs), Set: value(&s.cpus, parseCPUs)},
+		{Long: "cpus", Aliases: []string{"qemu-smp"}, Arg: "N[,sockets=N][,cores=N][,threads=N]", Help: fmt.Sprintf("Number of CPUs, 1 to %d, and how they are arranged", arg.MaxCPUs), Set: value(&s.cpus, arg.ParseCPUs)},
 		{Long: "ram", Aliases: []string{"qemu-mem"}, Arg: "BYTES[:MAXBYTES[:SLOTS]]", Help: "Size of the memory, 2G by default, and the most that it can be given while it runs", Set: value(&s.ram, parseRAM)},
 		{Long: "kvm", Aliases: []string{"qemu-kvm"}, Arg: "BOOL", Values: tristateWords, Help: "Use KVM; auto takes the software CPU where KVM cannot run the guest", Set: value(&s.kvm, arg.ParseTristate)},
 		{Long: "vsock", Aliases: []string{"qemu-vsock"}, Arg: "BOOL", Values: tristateWords, Help: "Connect the guest by vsock", Set: value(&s.vsock, arg.ParseTristate)},
@@ -340,14 +340,6 @@ func optionalSize(v string) (uint64, error) {
 		return 0, nil
 	}
 	return arg.Size(v)
-}
-
-func parseCPUs(v string) (arg.Topology, error) {
-	t, err := arg.ParseCPUs(v)
-	if err == nil && (t.Sockets|t.Cores|t.Threads) != 0 {
-		err = errors.New("sockets, cores and threads are not supported yet, give the number of CPUs alone")
-	}
-	return t, err
 }
 
 func parseRAM(v string) (arg.Memory, error) {

@@ -3,8 +3,9 @@ package kvm
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"slices"
+
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // CPUID leaves that are changed for the guest.
@@ -169,14 +170,21 @@ func (l cpuidList) amd() bool {
 	return v == "AuthenticAMD" || v == "HygonGenuine"
 }
 
-// topology is one package of cores with one thread each. APIC IDs are the CPUs' numbers.
+// topology is where one CPU is in the machine.
 type topology struct {
-	id, cpus uint32
-	shift    uint32 // bits of an APIC ID that number the core
+	id          uint32 // APIC ID
+	node        uint32 // package
+	threads     uint32 // of a core
+	cpus        uint32 // of a package
+	core, shift uint32 // widths of the APIC ID's fields below the core, the package
 }
 
-func newTopology(id, cpus int) topology {
-	return topology{uint32(id), uint32(cpus), uint32(bits.Len(uint(cpus - 1)))}
+// newTopology is for CPU i.
+func newTopology(t vcpu.Topology, i int) topology {
+	return topology{
+		id: t.APICID(i), node: uint32(i / t.PerPackage()), threads: uint32(t.ThreadsPerCore()), cpus: uint32(t.PerPackage()),
+		core: uint32(t.CoreShift()), shift: uint32(t.PackageShift()),
+	}
 }
 
 // forCPU returns the list for one CPU, with its topology and its clock.
@@ -204,20 +212,20 @@ func (l cpuidList) setFeatures(t topology) {
 }
 
 // setCaches says which CPUs share a cache, in leaf 4 and its AMD twin: the
-// third level is the package's, the others are a core's.
+// third level is the package's, the others are a core's and its threads'.
 func (l cpuidList) setCaches(t topology) {
 	for i := range l {
 		e := &l[i]
 		if e.function != leafCache && e.function != leafAMDCache || e.eax&0x1f == 0 {
 			continue
 		}
-		sharing := uint32(0)
+		sharing := uint32(1<<t.core - 1)
 		if level := e.eax >> 5 & 7; level >= 3 {
 			sharing = 1<<t.shift - 1
 		}
 		e.eax = e.eax&0x3fff | sharing<<14
 		if e.function == leafCache {
-			e.eax |= (1<<t.shift - 1) << 26
+			e.eax |= (1<<(t.shift-t.core) - 1) << 26
 		}
 	}
 }
@@ -237,7 +245,7 @@ func (l *cpuidList) addTopology(t topology) {
 		}
 		level := kvmCPUIDEntry2{function: leaf, flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, edx: t.id}
 		threads, cores, end := level, level, level
-		threads.ebx, threads.ecx = 1, smt<<8
+		threads.eax, threads.ebx, threads.ecx = t.core, t.threads, smt<<8
 		cores.index, cores.eax, cores.ebx, cores.ecx = 1, t.shift, t.cpus, core<<8|1
 		end.index, end.ecx = 2, 2
 		*l = append(*l, threads, cores, end)
@@ -261,7 +269,8 @@ func (l *cpuidList) setAMD(t topology) {
 		e.ecx = e.ecx&^0xf0ff | t.shift<<12 | (t.cpus - 1)
 	}
 	if e := l.find(leafAMDTopology, 0); e != nil {
-		e.eax, e.ebx, e.ecx, e.edx = t.id, t.id&0xff, 0, 0
+		coreID := t.id & (1<<t.shift - 1) >> t.core
+		e.eax, e.ebx, e.ecx, e.edx = t.id, (t.threads-1)<<8|coreID, t.node, 0
 	}
 }
 
@@ -289,7 +298,7 @@ func (c *VCPU) setCPUID() error {
 	if err != nil {
 		khz = 0
 	}
-	list := cpuidList(c.vm.cpuid).forCPU(newTopology(c.id, len(c.vm.cpus)), uint32(khz))
+	list := cpuidList(c.vm.cpuid).forCPU(newTopology(c.vm.topology, c.id), uint32(khz))
 	var raw kvmCPUID2
 	raw.nent = uint32(copy(raw.entries[:], list))
 	if _, err := ioctlPtr(c.fd, KVM_SET_CPUID2, &raw); err != nil {

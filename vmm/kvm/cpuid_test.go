@@ -3,11 +3,13 @@ package kvm
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // hostCPU is a CPUID list as a host's KVM might report it, with everything in
@@ -77,7 +79,7 @@ func TestCPUIDTopology(t *testing.T) {
 		for _, vendor := range []string{"GenuineIntel", "AuthenticAMD"} {
 			ids := map[uint32]bool{}
 			for id := range cpus {
-				l := cpuidList(filterCPUID(hostCPU(vendor), true)).forCPU(newTopology(id, cpus), 2_000_000)
+				l := cpuidList(filterCPUID(hostCPU(vendor), true)).forCPU(newTopology(vcpu.Topology{CPUs: cpus}, id), 2_000_000)
 				checkTopology(t, fmt.Sprintf("%s, CPU %d of %d", vendor, id, cpus), l, uint32(id), uint32(cpus))
 				ids[l.find(0xb, 0).edx] = true
 			}
@@ -109,7 +111,7 @@ func checkTopology(t *testing.T, name string, l cpuidList, id, cpus uint32) {
 	same("CPUs at the third cache", l.find(4, 3).eax>>14&0xfff+1, slots)
 	same("type of no cache", l.find(4, 4).eax, 0)
 	for _, leaf := range []uint32{0xb, 0x1f} {
-		for i, want := range [][3]uint32{{0, 1, 1 << 8}, {newTopology(0, int(cpus)).shift, cpus, 2<<8 | 1}, {0, 0, 2}} {
+		for i, want := range [][3]uint32{{0, 1, 1 << 8}, {newTopology(vcpu.Topology{CPUs: int(cpus)}, 0).shift, cpus, 2<<8 | 1}, {0, 0, 2}} {
 			e := l.find(leaf, uint32(i))
 			same("level shift", e.eax, want[0])
 			same("level CPUs", e.ebx, want[1])
@@ -134,16 +136,33 @@ func checkTopology(t *testing.T, name string, l cpuidList, id, cpus uint32) {
 	same("last hypervisor leaf", l.find(leafHypervisor, 0).eax, leafTiming)
 }
 
+// TestCPUIDThreads: two packages of three cores with two threads each.
+func TestCPUIDThreads(t *testing.T) {
+	tp := vcpu.Topology{CPUs: 12, Sockets: 2, Threads: 2}
+	for _, vendor := range []string{"GenuineIntel", "AuthenticAMD"} {
+		l := cpuidList(filterCPUID(hostCPU(vendor), true)).forCPU(newTopology(tp, 9), 2_000_000)
+		const id = 8 + 3 // package 1, core 1, thread 1
+		one, threads, cores := l.find(1, 0), l.find(0xb, 0), l.find(0xb, 1)
+		got := []uint32{one.ebx >> 24, one.ebx >> 16 & 0xff, threads.eax, threads.ebx, threads.edx, cores.eax, cores.ebx, l.find(4, 0).eax >> 26, l.find(4, 0).eax >> 14 & 0xfff}
+		if want := []uint32{id, 8, 1, 2, id, 3, 6, 3, 1}; !slices.Equal(got, want) {
+			t.Errorf("%s: %d, want %d", vendor, got, want)
+		}
+		if e := l.find(leafAMDTopology, 0); l.amd() && (e.eax != id || e.ebx != 1<<8|1 || e.ecx != 1) {
+			t.Errorf("AMD: %+v", e)
+		}
+	}
+}
+
 // TestCPUIDOldCPU: a host CPU without most of the leaves.
 func TestCPUIDOldCPU(t *testing.T) {
-	l := cpuidList(filterCPUID([]kvmCPUIDEntry2{{function: 0, eax: 2}, {function: 1}}, false)).forCPU(newTopology(1, 2), 0)
+	l := cpuidList(filterCPUID([]kvmCPUIDEntry2{{function: 0, eax: 2}, {function: 1}}, false)).forCPU(newTopology(vcpu.Topology{CPUs: 2}, 1), 0)
 	if e := l.find(0, 0); e.eax != 0xb {
 		t.Errorf("last leaf is %#x, want 0xb", e.eax)
 	}
 	if l.find(0xb, 0) == nil || l.find(0x1f, 0) != nil || l.find(1, 0).ecx&(1<<24) != 0 {
 		t.Error("wrong leaves")
 	}
-	cpuidList(nil).forCPU(newTopology(0, 1), 1000) // must not panic
+	cpuidList(nil).forCPU(newTopology(vcpu.Topology{CPUs: 1}, 0), 1000) // must not panic
 }
 
 // TestSMP starts 63 CPUs by INIT and SIPI; each reports its APIC ID and the

@@ -38,7 +38,7 @@ type VCPU struct {
 
 // newVCPU creates CPU i. It needs prepare before it can run.
 func (vm *VM) newVCPU(i int) (*VCPU, error) {
-	fd, err := ioctl(vm.fd, KVM_CREATE_VCPU, uintptr(i))
+	fd, err := ioctl(vm.fd, KVM_CREATE_VCPU, uintptr(vm.topology.APICID(i)))
 	if err != nil {
 		return nil, fmt.Errorf("create CPU %d (KVM_CREATE_VCPU): %w", i, err)
 	}
@@ -131,7 +131,7 @@ func (c *VCPU) NMI() error {
 	if c.closed {
 		return ErrClosed
 	}
-	m := kvmMSI{addressLo: msiAddress | uint32(c.id)<<msiDestShift, data: msiDeliverNMI}
+	m := kvmMSI{addressLo: msiAddress | c.vm.topology.APICID(c.id)<<msiDestShift, data: msiDeliverNMI}
 	if err := ioctlQuick(c.vm.fd, KVM_SIGNAL_MSI, &m); err != nil {
 		return fmt.Errorf("send an NMI to CPU %d: %w", c.id, err)
 	}

@@ -22,6 +22,8 @@ type Config struct {
 	Memory *mem.Memory
 	// CPUs is the number of virtual CPUs, 1 to layout.MaxVCPUs.
 	CPUs int
+	// Sockets and Threads divide them up as vcpu.Topology says.
+	Sockets, Threads int
 	// IO takes the guest's port and memory-mapped accesses.
 	IO vcpu.IO
 	// File, if not nil, is an open /dev/kvm, which New neither keeps nor closes.
@@ -35,14 +37,16 @@ type Config struct {
 
 // VM is a virtual machine on /dev/kvm. It implements vcpu.VM.
 type VM struct {
-	fd     int
-	pid    int
-	mem    *mem.Memory
-	io     vcpu.IO
-	cpus   []*VCPU
-	cpuid  []kvmCPUIDEntry2 // for all CPUs; topology is patched in for each
-	shared int              // size of the pages shared with a CPU, in bytes
-	pit    bool
+	fd   int
+	pid  int
+	mem  *mem.Memory
+	io   vcpu.IO
+	cpus []*VCPU
+
+	topology vcpu.Topology
+	cpuid    []kvmCPUIDEntry2 // for all CPUs; topology is patched in for each
+	shared   int              // size of the pages shared with a CPU, in bytes
+	pit      bool
 
 	// mu guards the wires below. A wire's own lock is never taken under it.
 	mu        sync.Mutex
@@ -89,6 +93,10 @@ func New(cfg Config) (*VM, error) {
 	if cfg.CPUs < 1 || cfg.CPUs > layout.MaxVCPUs {
 		return nil, fmt.Errorf("%d CPUs: a machine has 1 to %d", cfg.CPUs, layout.MaxVCPUs)
 	}
+	topology := vcpu.Topology{CPUs: cfg.CPUs, Sockets: cfg.Sockets, Threads: cfg.Threads}
+	if !topology.Valid() {
+		return nil, fmt.Errorf("%d CPUs cannot be divided into %d sockets with %d threads a core", cfg.CPUs, cfg.Sockets, cfg.Threads)
+	}
 	dev := cfg.File
 	if dev == nil {
 		f, err := openDevice("/dev/kvm")
@@ -99,7 +107,7 @@ func New(cfg Config) (*VM, error) {
 		dev = f
 	}
 	vm := &VM{
-		fd: -1, pid: unix.Getpid(), mem: cfg.Memory, io: cfg.IO, pit: !cfg.NoPIT,
+		fd: -1, pid: unix.Getpid(), mem: cfg.Memory, io: cfg.IO, pit: !cfg.NoPIT, topology: topology,
 		pins: map[uint32]*pin{}, msis: map[*msi]struct{}{}, doorbells: map[*doorbell]struct{}{}, routes: map[uint32]kvmMSI{}, usedGSI: map[uint32]bool{},
 	}
 	err := vm.assemble(dev, cfg.CPUs)

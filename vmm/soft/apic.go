@@ -9,15 +9,11 @@ import (
 )
 
 // newAPICs makes the local APICs.
-func (vm *VM) newAPICs(cpus int) error {
-	ids := make([]uint32, cpus)
-	for i := range ids {
-		ids[i] = uint32(i)
-	}
+func (vm *VM) newAPICs() error {
 	vm.ioapic = ioapic.New(ioapic.Config{Send: func(addr uint64, data uint32) { vm.apics.Deliver(addr, data) }})
 	var err error
 	vm.apics, err = lapic.NewCluster(lapic.Config{
-		IDs:     ids,
+		IDs:     vm.topology.APICIDs(),
 		Clock:   vm.clock,
 		FromTSC: func(cpu int, tsc uint64) uint64 { return vm.cpus[cpu].fromTSC(tsc) },
 		Wake:    vm.wakeCPU,

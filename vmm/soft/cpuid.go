@@ -75,7 +75,7 @@ func word(s string, i int) uint32 {
 
 // cpuid returns EAX, EBX, ECX, EDX of a leaf.
 func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
-	n := uint32(c.vm.CPUs())
+	t := &c.vm.topology
 	switch leaf {
 	case 0:
 		const v = "GenuineIntel"
@@ -88,12 +88,12 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 		if c.s.CR4&cr4OSXSAVE != 0 {
 			ecx |= 1 << 27
 		}
-		if n > 1 {
-			edx |= 1 << 28
+		if t.PerPackage() > 1 {
+			edx |= 1 << 28 // HTT
 		}
-		return [4]uint32{cpuFamilyModel, uint32(c.id)<<24 | min(n, 255)<<16 | 8<<8, ecx, edx}
+		return [4]uint32{cpuFamilyModel, c.apic.ID()<<24 | 1<<t.PackageShift()<<16 | 8<<8, ecx, edx}
 	case 4:
-		return cacheLeaf(sub)
+		return cacheLeaf(t, sub)
 	case 6:
 		return [4]uint32{1 << 2} // APIC timer always running
 	case 7:
@@ -160,32 +160,31 @@ func (c *CPU) xsaveLeaf(sub uint32) [4]uint32 {
 	return [4]uint32{}
 }
 
-// cacheLeaf describes 32 KiB L1 caches and a 2 MiB L2, private to a CPU.
-func cacheLeaf(sub uint32) [4]uint32 {
+// cacheLeaf describes 32 KiB L1 caches and a 2 MiB L2, private to a core (SDM
+// vol. 2A, CPUID leaf 4: EAX bits 14 up are the IDs that share it, bits 26 up
+// those of cores in the package, less 1 each).
+func cacheLeaf(t *vcpu.Topology, sub uint32) [4]uint32 {
 	const ways, line = 7, 63
+	sharing := uint32(1<<t.CoreShift()-1)<<14 | uint32(1<<(t.PackageShift()-t.CoreShift())-1)<<26
 	switch sub {
 	case 0, 1: // L1 data, instructions
-		return [4]uint32{sub + 1 | 1<<5 | 1<<8, ways<<22 | line, 63, 0}
+		return [4]uint32{sub + 1 | 1<<5 | 1<<8 | sharing, ways<<22 | line, 63, 0}
 	case 2:
-		return [4]uint32{3 | 2<<5 | 1<<8, ways<<22 | line, 4095, 0}
+		return [4]uint32{3 | 2<<5 | 1<<8 | sharing, ways<<22 | line, 4095, 0}
 	}
 	return [4]uint32{}
 }
 
-// topologyLeaf: one package, one thread a core (SDM vol. 3A §9.9.6).
+// topologyLeaf: the threads of a core, the CPUs of a package (SDM vol. 3A §9.9.6).
 func (c *CPU) topologyLeaf(sub uint32) [4]uint32 {
-	n := uint32(c.vm.CPUs())
-	shift := uint32(0)
-	for 1<<shift < n {
-		shift++
-	}
+	t, id := &c.vm.topology, c.apic.ID()
 	switch sub {
 	case 0:
-		return [4]uint32{0, 1, 1<<8 | sub, uint32(c.id)}
+		return [4]uint32{uint32(t.CoreShift()), uint32(t.ThreadsPerCore()), 1<<8 | sub, id}
 	case 1:
-		return [4]uint32{shift, n, 2<<8 | sub, uint32(c.id)}
+		return [4]uint32{uint32(t.PackageShift()), uint32(t.PerPackage()), 2<<8 | sub, id}
 	}
-	return [4]uint32{0, 0, sub, uint32(c.id)}
+	return [4]uint32{0, 0, sub, id}
 }
 
 // resetRegisters is the state after RESET and INIT (SDM vol. 3A table 10-1).

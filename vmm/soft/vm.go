@@ -36,6 +36,8 @@ type Config struct {
 	Memory *mem.Memory
 	// CPUs is the number of virtual CPUs, 1 to 64.
 	CPUs int
+	// Sockets and Threads divide them up as vcpu.Topology says.
+	Sockets, Threads int
 	// IO is told of port and memory-mapped I/O.
 	IO vcpu.IO
 	// Deterministic makes time a function of the executed instructions and
@@ -67,6 +69,7 @@ type VM struct {
 	mem      *mem.Memory
 	io       vcpu.IO
 	cpus     []*CPU
+	topology vcpu.Topology
 	regions  []region
 	windows  bool // there is a mem.Window
 	features features
@@ -165,11 +168,15 @@ func New(cfg Config) (*VM, error) {
 	if cfg.CPUs < 1 || cfg.CPUs > 64 {
 		return nil, fmt.Errorf("software CPU: %d CPUs asked for, 1 to 64 are possible", cfg.CPUs)
 	}
+	topology := vcpu.Topology{CPUs: cfg.CPUs, Sockets: cfg.Sockets, Threads: cfg.Threads}
+	if !topology.Valid() {
+		return nil, fmt.Errorf("software CPU: %d CPUs cannot be divided into %d sockets with %d threads a core", cfg.CPUs, cfg.Sockets, cfg.Threads)
+	}
 	if cfg.Deterministic && cfg.CPUs != 1 {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
 	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log,
-		bootTime: cfg.BootTime, noted: map[uint32]bool{}}
+		bootTime: cfg.BootTime, noted: map[uint32]bool{}, topology: topology}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
 		var b [16]byte
@@ -192,7 +199,7 @@ func New(cfg Config) (*VM, error) {
 		vm.hostClock = bus.NewHostClock()
 		vm.clock = vm.hostClock
 	}
-	if err := vm.newAPICs(cfg.CPUs); err != nil {
+	if err := vm.newAPICs(); err != nil {
 		return nil, err
 	}
 	for i := range cfg.CPUs {

@@ -298,17 +298,31 @@ func (t *Topology) set(key string, n int) bool {
 	return true
 }
 
-// complete fills the number of CPUs in from the topology, and checks that they agree.
+// complete fills in what was not given as QEMU does from version 6.2 on: cores
+// take what sockets and threads leave, then sockets, then threads.
 func (t *Topology) complete() error {
+	given := t.Sockets != 0 || t.Cores != 0 || t.Threads != 0
 	or1 := func(n int) int { return max(n, 1) }
-	product := or1(t.Sockets) * or1(t.Cores) * or1(t.Threads)
 	if t.CPUs == 0 {
-		t.CPUs = product
+		t.CPUs = or1(t.Sockets) * or1(t.Cores) * or1(t.Threads)
 	}
 	if t.CPUs > MaxCPUs {
 		return fmt.Errorf("at most %d CPUs are possible", MaxCPUs)
 	}
-	if t.CPUs%product != 0 {
+	if !given {
+		return nil
+	}
+	switch {
+	case t.Cores == 0:
+		t.Sockets, t.Threads = or1(t.Sockets), or1(t.Threads)
+		t.Cores = t.CPUs / (t.Sockets * t.Threads)
+	case t.Sockets == 0:
+		t.Threads = or1(t.Threads)
+		t.Sockets = t.CPUs / (t.Cores * t.Threads)
+	case t.Threads == 0:
+		t.Threads = t.CPUs / (t.Sockets * t.Cores)
+	}
+	if t.Sockets*t.Cores*t.Threads != t.CPUs {
 		return fmt.Errorf("%d CPUs cannot be divided into that topology", t.CPUs)
 	}
 	return nil

@@ -56,8 +56,8 @@ func TestMemory(t *testing.T) {
 }
 
 func TestCPUs(t *testing.T) {
-	for in, want := range map[string]string{"1": "{1 0 0 0}", "64": "{64 0 0 0}", "4,sockets=2": "{4 2 0 0}", "sockets=2,cores=2,threads=2": "{8 2 2 2}",
-		"cpus=4,cores=2,threads=2": "{4 0 2 2}", "0": "error", "65": "error", "x": "error", "": "error", "-1": "error", "4,sockets": "error",
+	for in, want := range map[string]string{"1": "{1 0 0 0}", "64": "{64 0 0 0}", "4,sockets=2": "{4 2 2 1}", "4,threads=2": "{4 1 2 2}", "4,cores=2": "{4 2 2 1}", "4,sockets=1,cores=2": "{4 1 2 2}", "sockets=2,cores=2,threads=2": "{8 2 2 2}",
+		"cpus=4,cores=2,threads=2": "{4 1 2 2}", "0": "error", "65": "error", "x": "error", "": "error", "-1": "error", "4,sockets": "error",
 		"4,sockets=3": "error", "4,books=1": "error", "4,maxcpus=8": "error", "4,maxcpus=4,dies=1": "{4 0 0 0}", "sockets=64,cores=64": "error", "4,": "error"} {
 		v, err := ParseCPUs(in)
 		check(t, "cpus", in, v, err, want)
