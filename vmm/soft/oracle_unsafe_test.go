@@ -243,7 +243,13 @@ func oracleOK(in *decode.Inst) bool {
 	case decode.INVD, decode.WBINVD, decode.CLTS, decode.LMSW, decode.LGDT, decode.LIDT, decode.LLDT, decode.LTR, decode.INVLPG, decode.SWAPGS,
 		decode.RDMSR, decode.WRMSR, decode.CLAC, decode.STAC, decode.MONITOR, decode.MWAIT, decode.XSETBV:
 		return false
-	case decode.RSQRTPS, decode.RSQRTSS, decode.RCPPS, decode.RCPSS:
+	case decode.PAUSE:
+		return in.REX&1 == 0 // an XCHG with R8 on AMD's CPUs
+	case decode.NOP:
+		// PREFETCHW with a register is a NOP on Intel's CPUs and #UD on AMD's.
+		if in.Opcode == 0x0d && !in.MemMod() {
+			return false
+		}
 	}
 	for _, a := range in.Args {
 		switch a.Kind {
@@ -291,6 +297,10 @@ func undefined(in *decode.Inst, count uint64) uint64 {
 		return u
 	case decode.MUL, decode.IMUL, decode.IMUL2, decode.IMUL3:
 		return flagSF | flagZF | flagAF | flagPF
+	case decode.DIV, decode.IDIV:
+		return flagsArith
+	case decode.LZCNT, decode.TZCNT:
+		return flagOF | flagSF | flagAF | flagPF
 	case decode.BSF, decode.BSR:
 		return flagsArith &^ flagZF
 	case decode.BT, decode.BTS, decode.BTR, decode.BTC:

@@ -226,6 +226,9 @@ func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
 		decode.RCL, decode.RCR:
 		return tcSame, true, fwSome
 	case decode.SHL, decode.SHR, decode.SAR, decode.SHLD, decode.SHRD:
+		if in.OpSize == 2 && (in.Op == decode.SHLD || in.Op == decode.SHRD) {
+			break // counts above 16 have results of each vendor's own
+		}
 		m := uint64(31)
 		if in.OpSize == 8 {
 			m = 63
@@ -245,7 +248,12 @@ func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
 	case decode.SETCC, decode.CMOVCC, decode.LAHF:
 		return tcSame, true, fwNone
 	case decode.NOT, decode.MOVZX, decode.MOVSX, decode.MOVSXD, decode.XCHG, decode.BSWAP, decode.CBW, decode.CWD,
-		decode.MOVNTI, decode.LFENCE, decode.MFENCE, decode.SFENCE, decode.PAUSE:
+		decode.MOVNTI, decode.LFENCE, decode.MFENCE, decode.SFENCE:
+		return tcSame, false, fwNone
+	case decode.PAUSE:
+		if in.REX&1 != 0 {
+			return tcNop, false, fwNone // AMD's CPUs take it for XCHG with R8
+		}
 		return tcSame, false, fwNone
 	case decode.MOVBE:
 		return same(hostMOVBE), false, fwNone
