@@ -184,13 +184,16 @@ func (m *Machine) load(img *linux.Image) error {
 	if err := m.mem.WriteAt(restartStub, layout.BIOSEntry); err != nil {
 		return err
 	}
+	if err := m.chooseCredentials(); err != nil {
+		return err
+	}
 	top := mem.GPA(min(m.cfg.RAM, layout.LowRAMEnd))
 	tables, err := smbios.Write(m.mem, top, m.smbios())
 	if err != nil {
 		return err
 	}
 	if tables.Size > smbios.LinuxTableMax {
-		return fmt.Errorf("the SMBIOS strings, which carry the credentials, need %d KiB, but Linux reads no more than %d KiB: give fewer or smaller ones",
+		return fmt.Errorf("the SMBIOS strings need %d KiB, but Linux reads no more than %d KiB: give fewer or shorter ones (--smbios11=)",
 			tables.Size>>10, smbios.LinuxTableMax>>10)
 	}
 	initrds, closeInitrds, err := openInitrds(m.cfg.Boot.Initrds)
@@ -198,9 +201,13 @@ func (m *Machine) load(img *linux.Image) error {
 		return err
 	}
 	defer closeInitrds()
+	initrds, line, err := m.handoverInitrd(initrds)
+	if err != nil {
+		return err
+	}
 	regs, err := linux.Load(linux.Boot{
 		Memory: m.mem, Image: img, Initrds: initrds, MoreInitrds: m.synthesise(img),
-		CommandLine: m.cfg.Boot.CommandLine, RSDP: rsdp,
+		CommandLine: line, RSDP: rsdp,
 		Reserved: []linux.Range{{Base: tables.Base, Size: tables.Size, Type: linux.E820Reserved}},
 		KASLR:    m.cfg.Boot.KASLR, Random: m.random(),
 	})
@@ -214,7 +221,7 @@ func (m *Machine) load(img *linux.Image) error {
 func (m *Machine) smbios() smbios.Config {
 	c := smbios.Config{
 		UUID: m.cfg.UUID, Manufacturer: "gvmspawn", Product: "Virtual Machine", BIOSVersion: "1",
-		OEMStrings: m.cfg.OEMStrings,
+		OEMStrings: m.oemStrings(),
 	}
 	for _, r := range m.mem.Regions() {
 		if r.Kind == mem.RAM {

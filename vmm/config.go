@@ -54,6 +54,9 @@ type Config struct {
 	UUID [16]byte
 	// OEMStrings are SMBIOS type 11 strings.
 	OEMStrings []string
+	// Credentials go to systemd in the guest as SMBIOS type 11 strings, or by
+	// the initrd if they are too much for those.
+	Credentials []Credential
 
 	Console Console
 	Shares  []Share

@@ -59,7 +59,7 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 		image, err := initrd.Build(initrd.Config{
 			Release: release, Kernel: m.cfg.Boot.Kernel, Places: m.modulePlaces(release),
 			Modules: initrd.Wanted(r, m.drivers()...), BuiltIn: k.HasString,
-			Root: r, CommandLine: m.cfg.Boot.CommandLine,
+			Root: r, CommandLine: m.cfg.Boot.CommandLine, Credentials: m.handOver,
 		})
 		if err != nil || image == nil {
 			return nil, err

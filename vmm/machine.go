@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/gvmspawn/gvmspawn/boot/initrd"
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/balloon"
 	"github.com/gvmspawn/gvmspawn/virtio/console"
@@ -55,6 +56,8 @@ type Machine struct {
 	vm      vcpu.VM
 	why     string // why AccelAuto did not take KVM
 	runner  *runner
+	// handOver are the credentials that the initrd hands over, nil for none.
+	handOver []initrd.Credential
 
 	hostClock *bus.HostClock
 	tap       consoleTap

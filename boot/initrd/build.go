@@ -28,6 +28,8 @@ type Config struct {
 	// CommandLine is the kernel command line: init= and MODULE.PARAMETER= in
 	// it are honoured.
 	CommandLine string
+	// Credentials, if any, make an initial RAM disk necessary in any case.
+	Credentials []Credential
 }
 
 // Image is an initial RAM disk: an uncompressed newc archive.
@@ -44,7 +46,7 @@ func Build(c Config) (*Image, error) {
 		return nil, fmt.Errorf("the kernel %s does not say its version, so its modules cannot be found; give an initrd (--initrd=)", c.Kernel)
 	}
 	mods, place, err := c.findModules()
-	if err != nil || !worthwhile(mods, place) {
+	if err != nil || !worthwhile(mods, place) && len(c.Credentials) == 0 {
 		return nil, err
 	}
 	return c.archive(mods)
@@ -147,18 +149,16 @@ func (c *Config) placeList() string {
 func (c *Config) archive(mods []foundModule) (*Image, error) {
 	params := moduleParams(c.CommandLine)
 	img := &Image{}
-	size := 4096
 	boot := make([]bootModule, len(mods))
 	for i, m := range mods {
 		boot[i] = bootModule{m.name, params[m.name], m.need == Required}
 		img.Modules = append(img.Modules, m.name)
-		size += len(m.data) + 256
 	}
 	inits, explicit := fallbackInits, false
-	if path := initParameter(c.CommandLine); path != "" {
+	if path := parameter(c.CommandLine, "init"); path != "" {
 		inits, explicit = []string{path}, true
 	}
-	program := firstProgram(boot, c.Root, inits, explicit)
+	program := firstProgram(boot, c.Root, c.Credentials, inits, explicit)
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
@@ -172,14 +172,11 @@ func (c *Config) archive(mods []foundModule) (*Image, error) {
 		r.ReaderAt = bytes.NewReader(m.data)
 		records = append(records, r)
 	}
-	out := bytes.NewBuffer(make([]byte, 0, size+len(program)))
-	w := cpio.Newc.Writer(out)
-	if err := cpio.WriteRecords(w, records); err != nil {
-		return nil, fmt.Errorf("build the initrd: %w", err)
+	records = append(records, credentialRecords(c.Credentials)...)
+	out, err := pack(records)
+	if err != nil {
+		return nil, err
 	}
-	if err := cpio.WriteTrailer(w); err != nil {
-		return nil, fmt.Errorf("build the initrd: %w", err)
-	}
-	img.Reader = bytes.NewReader(out.Bytes())
+	img.Reader = bytes.NewReader(out)
 	return img, nil
 }

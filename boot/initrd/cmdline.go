@@ -27,15 +27,15 @@ func words(line string) []string {
 	return out
 }
 
-// initParameter is the value of the last init= parameter, or "".
-func initParameter(line string) string {
-	path := ""
+// parameter is the value of the last parameter NAME=, or "".
+func parameter(line, name string) string {
+	value := ""
 	for _, w := range words(line) {
-		if v, ok := strings.CutPrefix(w, "init="); ok {
-			path = strings.Trim(v, `"`)
+		if v, ok := strings.CutPrefix(w, name+"="); ok {
+			value = strings.Trim(v, `"`)
 		}
 	}
-	return path
+	return value
 }
 
 // moduleParams collects MODULE.PARAMETER=VALUE words, which modprobe would

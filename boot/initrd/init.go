@@ -58,10 +58,10 @@ type bootModule struct {
 // path is where the archive has module number i.
 func (m bootModule) path() string { return moduleDir + m.name }
 
-// firstProgram assembles /init: it loads the modules, mounts the root, moves
-// into it, and executes the first of inits that is there. If explicit is set,
+// firstProgram assembles /init: it loads the modules, mounts the root, hands
+// the credentials over, moves into it, and executes the first of inits that is there. If explicit is set,
 // the user asked for an init, and failure to execute it is said as such.
-func firstProgram(mods []bootModule, root Root, inits []string, explicit bool) []byte {
+func firstProgram(mods []bootModule, root Root, creds []Credential, inits []string, explicit bool) []byte {
 	p := NewProgram()
 	openLog(p)
 	for _, m := range mods {
@@ -69,6 +69,10 @@ func firstProgram(mods []bootModule, root Root, inits []string, explicit bool) [
 	}
 	openConsole(p)
 	mountRoot(p, root)
+	handOver(p, newRoot, creds)
+	for _, c := range creds {
+		p.Syscall(unix.SYS_UNLINK, p.String(credentialsDir+c.ID))
+	}
 	enterRoot(p)
 	execInit(p, inits, explicit)
 	return p.ELF()

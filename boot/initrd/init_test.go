@@ -26,7 +26,7 @@ func outcome(special map[string]int64) func(string) int64 {
 var testMods = []bootModule{{"virtio", "", true}, {"virtiofs", "a=1 b", true}, {"button", "", false}}
 
 func testProgram() []byte {
-	return firstProgram(testMods, Root{Source: "root", Types: []string{"virtiofs"}, Options: []string{"dax=always", ""}}, fallbackInits, false)
+	return firstProgram(testMods, Root{Source: "root", Types: []string{"virtiofs"}, Options: []string{"dax=always", ""}}, nil, fallbackInits, false)
 }
 
 // traceEqual compares a trace with lines, of which "..." matches any number.
@@ -132,7 +132,7 @@ func TestFirstProgramFailures(t *testing.T) {
 		}
 	}
 	// An optional module that fails is only reported.
-	got := run(t, firstProgram([]bootModule{{"button", "", false}}, Root{Types: []string{"x"}}, []string{"/i"}, true),
+	got := run(t, firstProgram([]bootModule{{"button", "", false}}, Root{Types: []string{"x"}}, nil, []string{"/i"}, true),
 		outcome(map[string]int64{"finit_module": -int64(unix.ENODEV)}))
 	if want := `report(7, "<2>gvmspawn: cannot load kernel module button: errno " 19)`; !slices.Contains(got, want) || !strings.HasPrefix(got[len(got)-1], `execve("/i"`) {
 		t.Errorf("%q", got)
@@ -142,7 +142,7 @@ func TestFirstProgramFailures(t *testing.T) {
 // A device that is late is waited for, and a mount that fails at first tried again.
 func TestFirstProgramWaits(t *testing.T) {
 	n := 0
-	got := run(t, firstProgram(nil, Root{Source: "/dev/vda1", Types: []string{"ext4", "btrfs"}, ReadOnly: true, Device: true}, []string{"/i"}, true),
+	got := run(t, firstProgram(nil, Root{Source: "/dev/vda1", Types: []string{"ext4", "btrfs"}, ReadOnly: true, Device: true}, nil, []string{"/i"}, true),
 		func(call string) int64 {
 			if n++; n < 16 && (strings.HasPrefix(call, "access") || strings.HasPrefix(call, `mount("/dev/vda1"`)) {
 				return -int64(unix.ENOENT)
@@ -162,7 +162,7 @@ func TestFirstProgramWaits(t *testing.T) {
 		...
 		execve("/i", argv[0]="/i", argv+8, envp+24) = 0`)
 	calls := 0
-	got = run(t, firstProgram(nil, Root{Source: "x", Types: []string{"a", "b"}}, []string{"/i"}, true), func(call string) int64 {
+	got = run(t, firstProgram(nil, Root{Source: "x", Types: []string{"a", "b"}}, nil, []string{"/i"}, true), func(call string) int64 {
 		if strings.HasPrefix(call, "mount(\"x\"") {
 			calls++
 			return -int64(unix.ENODEV)

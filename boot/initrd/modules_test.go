@@ -372,7 +372,7 @@ func TestCommandLine(t *testing.T) {
 			t.Errorf("%q: %q", line, got)
 		}
 	}
-	if got := initParameter("init=/a rw init=/b -- init=/c"); got != "/b" {
+	if got := parameter("init=/a rw init=/b -- init=/c", "init"); got != "/b" {
 		t.Errorf("init %q", got)
 	}
 	want := map[string]string{"a_b": "c=1 d", "x": "y=a.b=c"}

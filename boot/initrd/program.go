@@ -34,6 +34,7 @@ const (
 	regError   = rbx // result of the call that failed
 	regCounter = rbp // of a loop
 	regKeep    = r15 // what Keep kept
+	regOther   = r14 // what KeepOther kept
 )
 
 // syscallRegs are the registers of the arguments, in their order.
@@ -77,6 +78,23 @@ func (p *Program) Kept() Arg { return Arg{kind: argReg, reg: regKeep} }
 
 // Keep keeps the result of the last call for [Program.Kept].
 func (p *Program) Keep() { p.mov(regKeep, rax) }
+
+// OtherKept is what [Program.KeepOther] kept.
+func (p *Program) OtherKept() Arg { return Arg{kind: argReg, reg: regOther} }
+
+// KeepOther keeps the result of the last call for [Program.OtherKept], until
+// the next Report.
+func (p *Program) KeepOther() { p.mov(regOther, rax) }
+
+// Unless appends bad, which runs if the last call's result is not want.
+func (p *Program) Unless(want int, bad func()) {
+	skip := p.newLabel()
+	p.cmpRAX(int32(want))
+	p.jcc(condE, skip)
+	p.movImm(regError, -int64(unix.EIO))
+	bad()
+	p.bind(skip)
+}
 
 // Syscall makes the system call nr with up to six arguments and leaves its
 // result for what comes next.
@@ -169,6 +187,23 @@ func (p *Program) Exec(path string) {
 	p.emit(0x49, 0x8d, 0x54, 0xc4, 0x10) // lea rdx, [r12+rax*8+16]: envp
 	p.movImm(rax, unix.SYS_EXECVE)
 	p.syscall()
+}
+
+// Setenv adds NAME=VALUE to the environment of what Exec executes. It takes
+// the place of the auxiliary vector, which the program does not use.
+func (p *Program) Setenv(entry string) {
+	p.emit(0x49, 0x8b, 0x04, 0x24)       // mov rax, [r12]: argc
+	p.emit(0x49, 0x8d, 0x7c, 0xc4, 0x10) // lea rdi, [r12+rax*8+16]: envp
+	next := p.newLabel()
+	p.bind(next)
+	p.emit(0x48, 0x8b, 0x07)       // mov rax, [rdi]
+	p.emit(0x48, 0x8d, 0x7f, 0x08) // lea rdi, [rdi+8]
+	p.testRAX()
+	p.jcc(condNE, next)
+	p.lea(rax, p.String(entry).data)
+	p.emit(0x48, 0x89, 0x47, 0xf8) // mov [rdi-8], rax
+	p.movImm(rax, 0)
+	p.emit(0x48, 0x89, 0x07) // mov [rdi], rax
 }
 
 // writeReport is the routine behind Report: RSI and RDX are the text and its

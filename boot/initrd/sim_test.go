@@ -77,6 +77,10 @@ func (s *sim) step(in x86asm.Inst, next uint64) uint64 {
 		if s.zero {
 			return rel()
 		}
+	case x86asm.JNE:
+		if !s.zero {
+			return rel()
+		}
 	case x86asm.JS:
 		if s.sign {
 			return rel()
@@ -154,6 +158,10 @@ func (s *sim) syscall() (ended bool) {
 		c = fmt.Sprintf("mount(%s, %s, %s, %#x, %s)", s.str(a[0]), s.str(a[1]), s.str(a[2]), a[3], s.str(a[4]))
 	case unix.SYS_OPEN:
 		c = fmt.Sprintf("open(%s, %#x)", s.str(a[0]), a[1])
+	case unix.SYS_MKDIR:
+		c = fmt.Sprintf("mkdir(%s, %#o)", s.str(a[0]), a[1])
+	case unix.SYS_SENDFILE:
+		c = fmt.Sprintf("sendfile(%d, %d, %d, %d)", a[0], a[1], a[2], a[3])
 	case unix.SYS_FINIT_MODULE:
 		c = fmt.Sprintf("finit_module(%d, %s, %d)", a[0], s.str(a[1]), a[2])
 	case unix.SYS_CLOSE:

@@ -120,7 +120,10 @@ func (p *plan) assemble(log *slog.Logger) error {
 	}
 	p.cfg.Boot.CommandLine, err = s.commandLine(p.options, root)
 	p.cfg.Boot.KASLR = s.kaslr
-	p.cfg.OEMStrings = append(append([]string(nil), s.smbios11...), s.credentials.Strings()...)
+	p.cfg.OEMStrings = s.smbios11
+	for _, c := range s.credentials.List() {
+		p.cfg.Credentials = append(p.cfg.Credentials, vmm.Credential(c))
+	}
 	return err
 }
 

@@ -9,8 +9,9 @@
 #   kernel-bookworm-generic, kernel-trixie-generic  linux-image-amd64, unpacked
 #   busybox                                         a static busybox
 #   ovmf                                            OVMF firmware, unpacked
-#   tree-trixie                                     a Debian tree with systemd (needs root)
-#   host-sid                                        a host with machined and all, for systemd-nspawn (needs root)
+#   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
+#   host-vmspawn                                    a host with machined and all, and systemd-vmspawn with
+#                                                   its QEMU, for systemd-nspawn (needs root)
 #
 # Everything but the tree is only unpacked and needs no root. A thing that is
 # there already costs nothing. Concurrent calls wait for each other.
@@ -105,14 +106,16 @@ kernel() {
 	depmod -b "$3" "$(ls "$mods")"
 }
 
-# tree INTO makes the Debian tree of the main job.
+# tree SUITE PACKAGES INTO makes the Debian tree of the main job, with more packages (",a,b").
 tree() {
+	local suite=$1 more=$2
+	shift 2
 	[ "$(id -u)" = 0 ] || die "the Debian tree needs root (mmdebstrap)"
 	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: install the package mmdebstrap"
-	say "making a Debian tree with systemd"
-	mmdebstrap --quiet --variant=minbase \
-		--include=systemd,systemd-sysv,udev,kmod,iproute2,dbus,openssh-server \
-		trixie "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
+	say "making a Debian tree with systemd ($suite)"
+	mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+		"--include=systemd,systemd-sysv,udev,kmod,iproute2,dbus,openssh-server$more" \
+		"$suite" "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $suite main" >&2
 	# No password for root on the console: the tree is for tests.
 	sed -i 's|^root:[^:]*:|root::|' "$1/etc/shadow"
 	echo gvmspawn-test >"$1/etc/hostname"
@@ -125,7 +128,7 @@ host() {
 	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: install the package mmdebstrap"
 	say "making a host with the newest systemd"
 	mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
-		--include=mount,util-linux,systemd,systemd-sysv,systemd-container,dbus,udev,systemd-journal-remote,polkitd,procps \
+		--include=mount,util-linux,systemd,systemd-sysv,systemd-container,dbus,dbus-user-session,udev,systemd-journal-remote,polkitd,procps,openssh-client,libnss-systemd,iproute2,qemu-system-x86,qemu-utils,virtiofsd \
 		sid "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) sid main" >&2
 	rm -f "$1"/var/cache/apt/archives/*.deb
 }
@@ -152,8 +155,9 @@ for name; do
 	kernel-trixie-generic) make "$name" kernel trixie linux-image-amd64 ;;
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
-	tree-trixie) make "$name" tree ;;
-	host-sid) make "$name" host ;;
+	tree-trixie) make "$name" tree trixie "" ;;
+	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd ;;
+	host-vmspawn) make "$name" host ;;
 	*) die "unknown asset $name" ;;
 	esac
 done

@@ -1,10 +1,8 @@
 // Package credential collects the credentials that a machine is given
-// (systemd.exec(5), "Credentials") and encodes them as SMBIOS type 11 strings,
-// which is how systemd in a guest receives them from its hypervisor.
+// (systemd.exec(5), "Credentials").
 package credential
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -185,14 +183,4 @@ func readSocket(path string) ([]byte, error) {
 		return nil, err
 	}
 	return io.ReadAll(io.LimitReader(c, MaxSize+1))
-}
-
-// Strings returns the credentials as SMBIOS type 11 strings
-// (systemd.system-credentials(7): io.systemd.credential.binary).
-func (s *Set) Strings() []string {
-	out := make([]string, len(s.list))
-	for i, c := range s.list {
-		out[i] = "io.systemd.credential.binary:" + c.ID + "=" + base64.StdEncoding.EncodeToString(c.Data)
-	}
-	return out
 }
