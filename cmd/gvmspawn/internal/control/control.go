@@ -12,8 +12,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/varlink"
 )
 
@@ -43,6 +41,9 @@ const (
 	EventReset    = "RESET"
 	EventShutdown = "SHUTDOWN"
 	EventReady    = "GUEST_READY"
+
+	// eventSubscribed is the first that a subscriber gets, whatever its filter.
+	eventSubscribed = "READY"
 )
 
 const instanceDescription = `# Control of one running machine
@@ -58,8 +59,10 @@ method Reboot() -> ()
 method Pause() -> ()
 # Lets them go on
 method Resume() -> ()
+method Describe() -> (running: bool, status: string)
+# The same, as systemd 261 calls it
 method QueryStatus() -> (running: bool, status: string)
-# With "more": first a reply with ready set, then one for each event
+# With "more": first the event READY with ready set, then the others
 method SubscribeEvents(filter: ?[]string) -> (event: ?string, data: ?object, ready: ?bool)
 
 error NotConnected ()
@@ -108,11 +111,15 @@ func (s *Service) Listen(path, version string) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the control socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	mode := os.FileMode(0o600)
+	if os.Geteuid() == 0 {
+		mode = 0o666 // polkit decides about others
+	}
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}
-	server := &varlink.Server{Product: "gvmspawn", Version: version, Allow: fromOwner, Methods: s.methods(),
+	server := &varlink.Server{Product: "gvmspawn", Version: version, Allow: authorized, Trusted: fromOwner, Methods: s.methods(),
 		Interfaces: map[string]string{"io.systemd.MachineInstance": instanceDescription, "io.gvmspawn.Machine": ownDescription}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -125,24 +132,6 @@ func (s *Service) Listen(path, version string) (stop func(), err error) {
 		cancel()
 		<-done
 	}, nil
-}
-
-// fromOwner allows connections of our own user and of root.
-func fromOwner(c net.Conn) (ok bool) {
-	u, isUnix := c.(*net.UnixConn)
-	if !isUnix {
-		return false
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return false
-	}
-	err = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			ok = cred.Uid == 0 || int(cred.Uid) == os.Geteuid()
-		}
-	})
-	return err == nil && ok
 }
 
 func (s *Service) methods() map[string]varlink.Handler {
@@ -160,7 +149,7 @@ func (s *Service) methods() map[string]varlink.Handler {
 	const i = "io.systemd.MachineInstance."
 	return map[string]varlink.Handler{
 		i + "Terminate": simple(s.m.Terminate), i + "PowerOff": simple(s.m.PowerOff), i + "Reboot": simple(s.m.Reboot),
-		i + "Pause": simple(s.m.Pause), i + "Resume": simple(s.m.Resume), i + "QueryStatus": s.queryStatus, i + "SubscribeEvents": s.subscribe,
+		i + "Pause": simple(s.m.Pause), i + "Resume": simple(s.m.Resume), i + "Describe": s.queryStatus, i + "QueryStatus": s.queryStatus, i + "SubscribeEvents": s.subscribe,
 		"io.gvmspawn.Machine.GetMemory": s.getMemory, "io.gvmspawn.Machine.SetMemory": s.setMemory,
 		"io.gvmspawn.Machine.GetInfo": func(context.Context, *varlink.Call) (any, error) { return map[string]any{"info": s.m.Info()}, nil },
 	}
@@ -193,7 +182,7 @@ func (s *Service) subscribe(ctx context.Context, c *varlink.Call) (any, error) {
 		delete(s.subscribers, events)
 		s.mu.Unlock()
 	}()
-	if err := c.Continue(event{Ready: true}); err != nil {
+	if err := c.Continue(event{Event: eventSubscribed, Ready: true}); err != nil {
 		return nil, err
 	}
 	for {

@@ -90,7 +90,12 @@ func Claim(base, name string) (*Instance, error) {
 		if err := os.MkdirAll(base, 0o755); err != nil {
 			return nil, err
 		}
-		if err := os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
+		// The system's machines can be looked up by those whom polkit lets do so.
+		mode := fs.FileMode(0o700)
+		if os.Geteuid() == 0 {
+			mode = 0o711
+		}
+		if err := os.Mkdir(dir, mode); errors.Is(err, fs.ErrExist) {
 			if err := ours(dir); err != nil {
 				return nil, err
 			}

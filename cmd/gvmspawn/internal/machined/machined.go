@@ -5,6 +5,7 @@ package machined
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -62,7 +63,7 @@ func User() Scope {
 // registration is the parameters of io.systemd.Machine.Register.
 type registration struct {
 	Name                           string `json:"name"`
-	ID                             []int  `json:"id,omitempty"`
+	ID                             string `json:"id,omitempty"`
 	Service                        string `json:"service"`
 	Class                          string `json:"class"`
 	LeaderProcessID                any    `json:"leaderProcessId,omitempty"`
@@ -120,9 +121,7 @@ func registerVarlink(ctx context.Context, s Scope, m Machine) error {
 		SSHPrivateKeyPath: m.SSHKey, ControlAddress: m.Control, AllowInteractiveAuthentication: m.Interactive, AllocateUnit: m.AllocateUnit,
 		LeaderProcessID: map[string]int{"pid": m.Leader}}
 	if m.ID != [16]byte{} {
-		for _, b := range m.ID {
-			r.ID = append(r.ID, int(b))
-		}
+		r.ID = hex.EncodeToString(m.ID[:])
 	}
 	drop := map[string]func(){
 		"controlAddress": func() { r.ControlAddress = "" }, "allocateUnit": func() { r.AllocateUnit = false },

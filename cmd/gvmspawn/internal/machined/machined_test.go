@@ -75,7 +75,7 @@ func TestFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want map[string]any
-	if err := json.Unmarshal([]byte(`{"name":"debian","id":[1,255,0,0,0,0,0,0,0,0,0,0,0,0,0,0],"service":"systemd-vmspawn","class":"vm","leaderProcessId":{"pid":7},
+	if err := json.Unmarshal([]byte(`{"name":"debian","id":"01ff0000000000000000000000000000","service":"systemd-vmspawn","class":"vm","leaderProcessId":{"pid":7},
 		"rootDirectory":"/x","vSockCid":42,"sshAddress":"vsock/42","sshPrivateKeyPath":"/key","controlAddress":"/control","allowInteractiveAuthentication":true,"allocateUnit":true}`), &want); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 // Bounds of a server, so that no client can use the program up.
 const (
 	maxConnections = 64
+	maxStrangers   = 8 // of Trusted's others
 	writeTimeout   = 10 * time.Second
 )
 
@@ -68,15 +69,18 @@ type Server struct {
 	Methods map[string]Handler
 	// Allow, if not nil, decides about each connection.
 	Allow func(net.Conn) bool
+	// Trusted, if not nil, tells whose connections do not share their places
+	// with the others'.
+	Trusted func(net.Conn) bool
 
-	once   sync.Once
-	places chan struct{}
+	once              sync.Once
+	places, strangers chan struct{}
 }
 
 // Serve accepts connections until l is closed, and returns when the last one
 // has ended; ctx ends them.
 func (s *Server) Serve(ctx context.Context, l net.Listener) {
-	s.once.Do(func() { s.places = make(chan struct{}, maxConnections) })
+	s.once.Do(func() { s.places, s.strangers = make(chan struct{}, maxConnections), make(chan struct{}, maxStrangers) })
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -84,14 +88,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 		if err != nil {
 			return
 		}
+		places := s.places
+		if s.Trusted != nil && !s.Trusted(c) {
+			places = s.strangers
+		}
 		select {
-		case s.places <- struct{}{}:
+		case places <- struct{}{}:
 		default:
 			c.Close() // too many
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-s.places }()
+			defer func() { <-places }()
 			s.serve(ctx, c)
 		})
 	}
