@@ -7,6 +7,7 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/boot/linux"
 	"github.com/gvmspawn/gvmspawn/devices/pci"
+	"github.com/gvmspawn/gvmspawn/devices/tpm"
 	"github.com/gvmspawn/gvmspawn/firmware/acpi"
 	"github.com/gvmspawn/gvmspawn/firmware/smbios"
 	"github.com/gvmspawn/gvmspawn/vmm/kvm"
@@ -38,6 +39,9 @@ func (m *Machine) assemble() error {
 	if err := m.addChips(); err != nil {
 		return err
 	}
+	if err := m.addTPM(); err != nil {
+		return err
+	}
 	host, err := m.addPCI()
 	if err != nil {
 		return err
@@ -67,6 +71,8 @@ func (c *Config) check() error {
 		return errors.New("a deterministic machine has one CPU")
 	case c.Deterministic && c.Accel == AccelKVM:
 		return errors.New("KVM cannot run a machine deterministically")
+	case c.Deterministic && c.TPM != nil:
+		return errors.New("a deterministic machine has no TPM: its keys are random")
 	}
 	return nil
 }
@@ -177,7 +183,7 @@ var restartStub = []byte{
 // load writes tables and kernel into guest memory and sets the boot CPU's
 // registers.
 func (m *Machine) load(img *linux.Image) error {
-	rsdp, err := acpi.Write(m.mem, acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd()})
+	rsdp, err := acpi.Write(m.mem, m.acpi())
 	if err != nil {
 		return err
 	}
@@ -215,6 +221,16 @@ func (m *Machine) load(img *linux.Image) error {
 		return err
 	}
 	return m.vm.VCPU(0).SetRegisters(&regs)
+}
+
+// acpi is what the ACPI tables say.
+func (m *Machine) acpi() acpi.Config {
+	c := acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd()}
+	if m.cfg.TPM != nil {
+		c.Devices = append(c.Devices, acpi.TPM(layout.TPM, tpm.Size))
+		c.Tables = append(c.Tables, m.cfg.TPM.table())
+	}
+	return c
 }
 
 // smbios is what the tables say.

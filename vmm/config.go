@@ -64,6 +64,8 @@ type Config struct {
 	NICs    []NIC
 	Vsock   *Vsock
 
+	TPM *TPM
+
 	// Deterministic makes two runs of the same machine execute the same
 	// instructions: software CPU, one CPU, time from executed instructions,
 	// entropy from Seed.

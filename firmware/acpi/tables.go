@@ -213,19 +213,25 @@ func mcfg() []byte {
 	return table("MCFG", 1, append(b, 0, 0, 0, layout.ECAMBuses-1, 0, 0, 0, 0))
 }
 
-// TPM2 is the table of a TPM 2.0 with a Command Response Buffer interface
-// whose control area is at the given address (TCG ACPI 1.3 §8.3). The firmware
-// keeps its event log in logSize bytes at log; 0 means that there is none.
+// TPM2 is the table of a TPM 2.0 (TCG ACPI 1.3 §8, table 7): with a command
+// response buffer whose control area is at the given address, or, with 0, a
+// FIFO interface. Firmware keeps its event log in logSize bytes at log; 0 means
+// that there is none.
 func TPM2(controlArea, log mem.GPA, logSize uint32) Table {
 	const (
 		platformClient  = 0
+		startMethodFIFO = 6
 		startMethodCRB  = 7
-		startParameters = 12 // unused with this method
+		startParameters = 12 // unused with these methods
 	)
+	method := uint32(startMethodCRB)
+	if controlArea == 0 {
+		method = startMethodFIFO
+	}
 	b := binary.LittleEndian.AppendUint16(nil, platformClient)
 	b = append(b, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, uint64(controlArea))
-	b = binary.LittleEndian.AppendUint32(b, startMethodCRB)
+	b = binary.LittleEndian.AppendUint32(b, method)
 	b = append(b, make([]byte, startParameters)...)
 	b = binary.LittleEndian.AppendUint32(b, logSize)
 	b = binary.LittleEndian.AppendUint64(b, uint64(log))

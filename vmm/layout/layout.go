@@ -92,6 +92,9 @@ const (
 	GED     = 0xfed2_0000
 	GEDSize = 0x10
 
+	// TPM is where a PC's TPM is (TCG PC Client Platform TPM Profile).
+	TPM = 0xfed4_0000
+
 	// KVMIdentityMap and KVMTSS are pages that KVM on old Intel hosts needs.
 	KVMIdentityMap = 0xfeff_c000
 	KVMTSS         = 0xfeff_d000
