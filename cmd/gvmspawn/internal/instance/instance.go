@@ -26,6 +26,7 @@ const (
 	ControlSocket = "control"
 	VsockSocket   = "vsock"
 	ConsoleSocket = "console"
+	TPMState      = "tpm"
 	lockFile      = "lock"
 	stateFile     = "machine.json"
 )
