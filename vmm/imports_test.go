@@ -28,7 +28,7 @@ var importTable = []struct {
 		"golang.org/x/term", "golang.org/x/crypto", "github.com/spf13/pflag"}},
 	{"bench", []string{"*"}, []string{"*"}},
 	{"bench/*", []string{"*"}, []string{"*"}},
-	{"vmm/guesttest/*", []string{"vmm/guesttest/*"}, []string{"github.com/mdlayher/vsock"}}, // the guest's side of vsock
+	{"vmm/guesttest/*", []string{"vmm/guesttest/*"}, []string{"github.com/mdlayher/vsock", "github.com/google/go-tpm"}}, // the guest's side
 	{"vmm/guesttest", []string{"vmm", "boot/*"}, []string{"github.com/u-root/u-root"}},
 	{"vmm/layout", nil, nil},
 	{"vmm/mem", nil, nil},

@@ -59,7 +59,7 @@ func writeFile(t *testing.T, path string, data []byte, mode os.FileMode) {
 func newMachine(t *testing.T, dir string, kernel guesttest.Kernel, args ...string) *booted {
 	t.Helper()
 	m := &booted{t: t, ended: make(chan struct{})}
-	m.Cmd = exec.Command(guesttest.Binary(t), append([]string{"--kvm=no", "--ram=512M", "--register=no", "--linux=" + kernel.Path}, args...)...)
+	m.Cmd = exec.Command(guesttest.Binary(t), append([]string{"--kvm=no", "--ram=512M", "--register=no", "--tpm=no", "--linux=" + kernel.Path}, args...)...)
 	m.Dir = dir
 	m.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TERM=vt220", "RUNTIME_DIRECTORY=" + filepath.Join(dir, "run")}
 	m.Stdout, m.Stderr = &m.out, &m.errs

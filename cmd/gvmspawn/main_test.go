@@ -179,9 +179,11 @@ func TestBadInput(t *testing.T) {
 		{"--load-credential=a:/dev/zero", "neither a regular file nor a socket"},
 		{"--load-credential=a:name", "$CREDENTIALS_DIRECTORY is not set"},
 		{"--load-credential=a:" + dir + "/big", "larger than 1 MiB"},
+		// TPM
+		{"--tpm=maybe", "yes, no or auto"},
+		{"--tpm-state=name", "absolute path or path starting with './' required"},
+		{"--deterministic --tpm=yes", "cannot be combined"},
 		// what does not exist yet says so
-		{"--tpm=yes", "a TPM is not supported yet"},
-		{"--tpm-state=/x", "a TPM is not supported yet"},
 		{"--firmware=uefi", "firmware is not supported yet"},
 		{"--firmware=name", "absolute path or path starting with './' required"},
 		{"--firmware-features=secure-boot", "firmware is not supported yet"},

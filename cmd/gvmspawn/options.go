@@ -146,8 +146,8 @@ func (s *settings) hostOptions() []getopt.Option {
 		{Long: "kvm", Aliases: []string{"qemu-kvm"}, Arg: "BOOL", Values: tristateWords, Help: "Use KVM; auto takes the software CPU where KVM cannot run the guest", Set: value(&s.kvm, arg.ParseTristate)},
 		{Long: "vsock", Aliases: []string{"qemu-vsock"}, Arg: "BOOL", Values: tristateWords, Help: "Connect the guest by vsock", Set: value(&s.vsock, arg.ParseTristate)},
 		{Long: "vsock-cid", Arg: "CID", Help: "Context ID of the guest; derived from the name by default", Set: value(&s.vsockCID, arg.CID)},
-		{Long: "tpm", Arg: "BOOL", Values: tristateWords, Help: "Give the machine a TPM (not supported yet)", Set: notYes("a TPM is")},
-		{Long: "tpm-state", Arg: "PATH", Files: "file", Help: "Where the TPM's state is kept: off, auto or a path (not supported yet)", Set: stateOption("a TPM is")},
+		{Long: "tpm", Arg: "BOOL", Values: tristateWords, Help: "Give the machine a TPM by swtpm; auto does so if that is installed", Set: value(&s.tpm, arg.ParseTristate)},
+		{Long: "tpm-state", Arg: "PATH", Files: "file", Help: "Directory with the TPM's state: a path, auto for IMAGE.tpmstate or off for none that lasts", Set: s.setTPMState},
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/notify"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/swtpm"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
@@ -54,6 +55,7 @@ type session struct {
 	control  *control.Service   // nil: not published
 	keyPath  string             // of the private SSH key, "" for none
 	journal  *journal.Receiver  // nil: not forwarded
+	tpm      *swtpm.TPM         // nil: none
 	printed  uint64             // bytes on the console when the last boot ended
 	silent   int                // boots since then without any
 	// guestLimit is for messages that the guest can cause.
@@ -109,6 +111,10 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 		}
 	}
 	if err := r.assemble(r.log); err != nil {
+		return exitFailure, err
+	}
+	defer r.closeTPM()
+	if err := r.openTPM(ctx); err != nil {
 		return exitFailure, err
 	}
 	defer r.watchSignals()()

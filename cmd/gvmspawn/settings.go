@@ -31,6 +31,8 @@ type settings struct {
 	cpus                    arg.Topology
 	ram                     arg.Memory
 	kvm, vsock              arg.Tristate
+	tpm                     arg.Tristate
+	tpmState                string // tpmStateAuto, tpmStateOff or a path
 	vsockCID                uint32
 	networkTAP, networkUser bool
 	ports                   []arg.Forward
@@ -85,7 +87,7 @@ func newSettings() *settings {
 	return &settings{
 		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk",
 		notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
-		stopTimeout: 90,
+		stopTimeout: 90, tpmState: tpmStateAuto,
 	}
 }
 
@@ -130,6 +132,9 @@ func (s *settings) checkDeterministic() error {
 			return errors.New("option --seed= can only be used with --deterministic")
 		}
 		return nil
+	}
+	if s.tpm == arg.Yes {
+		return errors.New("options --deterministic and --tpm=yes cannot be combined: a TPM's keys are random")
 	}
 	if s.kvm == arg.Yes {
 		return errors.New("options --deterministic and --kvm=yes cannot be combined: only the software CPU is deterministic")

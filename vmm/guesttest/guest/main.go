@@ -10,6 +10,8 @@
 //	guest connect ADDR N        N parallel TCP connections to an echo server
 //	guest serve PORT            echo TCP connections, in the background's place
 //	guest ports                 read and write all I/O ports
+//	guest tpm-seal FILE         seal a secret to the TPM
+//	guest tpm-unseal FILE       get it back, once
 //	guest pci DEVICE-ID...      garbage into the PCI functions with these IDs
 package main
 
@@ -45,6 +47,10 @@ func main() {
 		check("serve", serve(args[0]))
 	case "ports":
 		check("ports", ports())
+	case "tpm-seal":
+		check("tpm-seal", tpmSeal(args[0]))
+	case "tpm-unseal":
+		check("tpm-unseal", tpmUnseal(args[0]))
 	case "pci":
 		check("pci", pci(args))
 	default:
