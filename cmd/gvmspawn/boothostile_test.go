@@ -55,7 +55,6 @@ echo c >/proc/sysrq-trigger`)
 // say little about it.
 func TestBootHostile(t *testing.T) {
 	kernel := softBoot(t, "kernel-bookworm")
-	unsettled(t, "the guest's program for all I/O ports is not proven yet")
 	dir := t.TempDir()
 	tree := guestTree(t, `
 guest pci 0x1044 0x1045
@@ -104,7 +103,6 @@ func TestBootStress(t *testing.T) {
 
 // TestBootStressDAX is the same through the DAX window.
 func TestBootStressDAX(t *testing.T) {
-	unsettled(t, "programs in a DAX window crash or hang under load")
 	stressed(t, "1", "--dax=64M")
 }
 

@@ -203,12 +203,3 @@ func softBoot(t *testing.T, kernel string) guesttest.Kernel {
 	}
 	return guesttest.KernelAsset(t, kernel)
 }
-
-// unsettled keeps a test out of "make test" that does not pass every time yet;
-// "make test-long" runs it.
-func unsettled(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("GVMSPAWN_LONG") == "" {
-		t.Skipf("%s; set GVMSPAWN_LONG=1 to run it", why)
-	}
-}

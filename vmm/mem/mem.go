@@ -43,8 +43,8 @@ const (
 	RAM Kind = iota
 	// ROM is readable by the guest; guest writes leave the CPU as MMIO.
 	ROM
-	// Window is guest-writable host files (virtio-fs DAX, pmem). Device
-	// DMA never touches it: a truncated file would raise SIGBUS in the VMM.
+	// Window is guest-writable host files (virtio-fs DAX, pmem). A page that
+	// its file lost is zeros to this process: see window.go.
 	Window
 	// Pluggable is RAM of a memory device (virtio-mem), whose blocks come and
 	// go: see [Region.SetPlugged]. Device DMA reaches plugged blocks only.
@@ -71,6 +71,7 @@ type Region struct {
 	dirty   []uint64 // page bitmap, nil while the log is off
 	watched []uint64 // page bitmap, see SetWatched
 	plugged []uint64 // bitmap of blocks of a Pluggable
+	guard   *guarded // of a Window
 }
 
 // Size is the region's length in bytes.
@@ -79,7 +80,7 @@ func (r *Region) Size() uint64 { return uint64(len(r.bytes)) }
 // End is the first address behind the region.
 func (r *Region) End() GPA { return r.Base + GPA(len(r.bytes)) }
 
-// Bytes is the whole region in host memory. A Window's bytes may fault: see Kind.
+// Bytes is the whole region in host memory.
 func (r *Region) Bytes() []byte { return r.bytes }
 
 // contains reports whether [gpa, gpa+n) lies inside the region, without overflow.
@@ -121,6 +122,12 @@ func (m *Memory) Add(name string, base GPA, size uint64, kind Kind) (*Region, er
 		// Both are hints: a host without huge pages still works.
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
 		_ = unix.Madvise(b, unix.MADV_DONTDUMP)
+	}
+	if kind == Window {
+		if r.guard, err = guardWindow(hostAddr(b), size); err != nil {
+			_ = unix.Munmap(b)
+			return nil, err
+		}
 	}
 	r.bytes = b
 	r.watched = make([]uint64, (size>>pageShift+63)/64)
@@ -211,6 +218,19 @@ func (m *Memory) Slice(gpa GPA, n uint64) ([]byte, error) {
 	return nil, ErrOutOfRange
 }
 
+// DMA is Slice for a device's data, which may also lie in a Window: a driver
+// passes pages of mapped files on to other devices, and to the one they are of.
+// The bytes of a Window change with its file, too.
+func (m *Memory) DMA(gpa GPA, n uint64) ([]byte, error) {
+	for _, r := range m.regions {
+		if r.dma(gpa, n) || r.Kind == Window && r.contains(gpa, n) {
+			off := uint64(gpa - r.Base)
+			return r.bytes[off : off+n : off+n], nil
+		}
+	}
+	return nil, ErrOutOfRange
+}
+
 // ReadAt copies RAM at gpa into p.
 func (m *Memory) ReadAt(p []byte, gpa GPA) error {
 	b, err := m.Slice(gpa, uint64(len(p)))
@@ -277,13 +297,13 @@ func (m *Memory) SetWatched(gpa GPA, on bool) {
 }
 
 // MarkWritten tells that a device wrote the n bytes at gpa: it feeds the dirty
-// log and the watch. A range outside RAM is ignored.
+// log and the watch. A range outside RAM and windows is ignored.
 func (m *Memory) MarkWritten(gpa GPA, n uint64) {
 	if n == 0 || (m.onWrite == nil && !m.logging.Load()) {
 		return
 	}
 	for _, r := range m.regions {
-		if r.dma(gpa, n) {
+		if r.dma(gpa, n) || r.Kind == Window && r.contains(gpa, n) {
 			m.mark(r, gpa, n)
 			return
 		}
@@ -328,6 +348,7 @@ func (m *Memory) Discard(gpa GPA, n uint64) error {
 func (m *Memory) Close() error {
 	var errs []error
 	for _, r := range m.regions {
+		r.guard.free()
 		errs = append(errs, unix.Munmap(r.bytes))
 	}
 	m.regions = nil

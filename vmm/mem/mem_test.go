@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -300,6 +301,56 @@ func TestWindow(t *testing.T) {
 	if err := w.MapFile(0, -1, 0, page, unix.PROT_READ); err == nil {
 		t.Error("no file was mapped")
 	}
+}
+
+// TestWindowFaults: what a window's file has not got reads as zeros, and takes
+// writes, to Go code; the file's own pages stay.
+func TestWindowFaults(t *testing.T) {
+	m := pc(t)
+	w := m.Find(0x10_0000_0000)
+	fd, err := unix.MemfdCreate("window", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Pwrite(fd, bytes.Repeat([]byte{7}, 2*page), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.MapFile(0, fd, 0, 8*page, unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	b, err := m.DMA(w.Base+page, 2*page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Slice(w.Base+page, 1); err == nil {
+		t.Error("a window is RAM")
+	}
+	if b[0] != 7 || b[page] != 0 || w.Faults() != 1 {
+		t.Errorf("read %d and %d with %d faults", b[0], b[page], w.Faults())
+	}
+	b[page] = 1 // lost, so it belongs to nobody
+	b[0] = 2    // read-only
+	if b[0] != 2 || b[1] != 0 || w.Bytes()[0] != 7 || w.Faults() != 2 {
+		t.Errorf("read %d, %d and %d with %d faults", b[0], b[1], w.Bytes()[0], w.Faults())
+	}
+	w.Bytes()[15*page] = 3 // nothing is mapped there
+	if err := w.MapFile(0, fd, 0, 8*page, unix.PROT_READ); err != nil || b[0] != 7 || w.Bytes()[15*page] != 3 {
+		t.Errorf("after the next mapping: %d and %d, %v", b[0], w.Bytes()[15*page], err)
+	}
+	// Other faults are Go's.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() == nil {
+			t.Error("no fault beside the window")
+		}
+	}()
+	none, err := unix.Mmap(-1, 0, page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(none)
+	none[0] = 1
 }
 
 func TestNoAllocations(t *testing.T) {

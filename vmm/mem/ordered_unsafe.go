@@ -47,7 +47,10 @@ func (o Ordered) StoreUint16(off uint64, v uint16) {
 }
 
 // HostAddr is the address of the region's first byte in this process.
-func (r *Region) HostAddr() uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(r.bytes))) }
+func (r *Region) HostAddr() uintptr { return uintptr(hostAddr(r.bytes)) }
+
+// hostAddr is the address of b's first byte.
+func hostAddr(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
 
 // MapFile maps length bytes of fd from file offset off at byte offset at of a
 // Window, replacing what was there. prot is PROT_READ and, for shared writable

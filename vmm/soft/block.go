@@ -170,10 +170,7 @@ func (c *CPU) build(la, gpa uint64, k blockKey) *block {
 	if !c.noCache {
 		c.codePage(gpa)
 	}
-	code, ok := c.codeBytes(gpa, k.host, int(4096-la&0xfff))
-	if !ok {
-		return nil
-	}
+	code := hostBytes(k.host, int(4096-la&0xfff))
 	c.insts = c.insts[:0]
 	c.ops = c.ops[:0]
 	c.ended = false
@@ -220,12 +217,7 @@ func (c *CPU) crossing(b *block, in *decode.Inst, la uint64, code []byte) error 
 	if !c.noCache {
 		c.codePage(gpa)
 	}
-	more, ok := c.codeBytes(gpa, host, decode.MaxLen)
-	if !ok {
-		c.exc.vec = vecPF // as for a page fault, the block cannot be made
-		return decode.ErrTruncated
-	}
-	copy(buf[n:n+decode.MaxLen], more)
+	copy(buf[n:n+decode.MaxLen], hostBytes(host, decode.MaxLen))
 	b.gpa2, b.host2 = gpa, host
 	return decode.Decode(in, buf[:decode.MaxLen], c.mode)
 }

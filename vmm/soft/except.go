@@ -6,7 +6,6 @@ import "github.com/gvmspawn/gvmspawn/vmm/vcpu"
 type exception struct {
 	vec    uint8
 	hasErr bool
-	host   bool // the host has no memory for guest address cr2
 	soft   bool // INT n, INT3, INTO: a trap whose gate's DPL is checked
 	err    uint32
 	cr2    uint64
@@ -48,7 +47,7 @@ func (c *CPU) deliver() bool {
 			return true
 		}
 		second := c.exc
-		if first.vec == vecDF || second.host {
+		if first.vec == vecDF {
 			return false
 		}
 		a, b := class(first.vec), class(second.vec)

@@ -281,8 +281,9 @@ func (c *CPU) translate(la uint64, acc uint32, m int) (gpa, host uint64, ok bool
 		c.vm.trace("cpu %d translate %#x access %#x to %#x", c.id, la, acc, x.gpa)
 	}
 	h, kind := c.vm.host(x.gpa)
-	if h == 0 || kind == mem.Window {
-		return x.gpa, h, true
+	c.lastGlobal = x.global
+	if h == 0 {
+		return x.gpa, 0, true
 	}
 	i := la >> 12 & (TLBSize - 1)
 	t := &c.slot.modes[m]
@@ -312,7 +313,6 @@ func (c *CPU) translate(la uint64, acc uint32, m int) (gpa, host uint64, ok bool
 		size := uint64(1<<30 - 1) // a bound of what the mapping may cover
 		t.large.add(la&^size, la|size)
 	}
-	c.lastGlobal = x.global
 	if acc&accWrite != 0 && kind == mem.ROM {
 		h = 0
 	}
@@ -388,9 +388,6 @@ func (c *CPU) loadSlow(la uint64, size uint8, m int) (uint64, bool) {
 	if h == 0 {
 		return c.mmioRead(gpa, size), true
 	}
-	if c.vm.inWindow(gpa) {
-		return c.windowLoad(gpa, h, size)
-	}
 	return ldn(h, size), true
 }
 
@@ -462,13 +459,7 @@ func (c *CPU) storeSlow(la, v uint64, size uint8, m int) bool {
 		c.mmioWrite(gpa, v, size)
 		return true
 	}
-	if c.vm.inWindow(gpa) {
-		if !c.windowStore(gpa, h, v, size) {
-			return false
-		}
-	} else {
-		stn(h, v, size)
-	}
+	stn(h, v, size)
 	c.wrote(gpa, uint64(size))
 	return true
 }
@@ -527,7 +518,6 @@ func (c *CPU) hostWrite(la uint64, size uint8) (h uint64, ok bool) {
 	if c.dataBreaks {
 		c.checkAccess(la, size, 1<<breakAccess|1<<breakWrite)
 	}
-	c.lockedFlags = [2]uint64{c.s.FRes, c.s.FAux}
 	if ok && h != 0 {
 		c.willWrite(gpa, uint64(size))
 	}

@@ -197,9 +197,6 @@ func (c *CPU) except() (vcpu.Exit, bool) {
 	c.stackAccess = false
 	rip := c.s.RIP
 	e := c.exc
-	if e.host {
-		return vcpu.Exit{Reason: vcpu.ExitFault, Address: e.cr2}, true
-	}
 	c.remember(trailException, e.vec, e.err)
 	if c.vm.tracing&TraceInt != 0 {
 		c.vm.trace("cpu %d exception %d error %#x cr2 %#x rip %#x rsp %#x", c.id, e.vec, e.err, e.cr2, rip, c.s.R[vcpu.RSP])

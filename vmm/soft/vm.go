@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,7 +57,7 @@ type Config struct {
 	// NoTranslator leaves everything to the interpreter.
 	NoTranslator bool
 	// Warn, if set, is told once that hot code cannot be translated on this
-	// host, and why.
+	// host, and why, and once that the file behind a window is not there any more.
 	Warn func(format string, args ...any)
 	// Log, if set, is told of unsupported instructions, once an opcode.
 	Log func(format string, args ...any)
@@ -71,24 +70,26 @@ type VM struct {
 	cpus     []*CPU
 	topology vcpu.Topology
 	regions  []region
-	windows  bool // there is a mem.Window
+	windows  []*mem.Region
 	features features
 	trace    func(string, ...any)
 	tracing  TraceKind
 	log      func(string, ...any)
+	warn     func(string, ...any)
 
-	rngMu     sync.Mutex // guards rng
-	rng       *rand.PCG
-	bootTime  time.Time // when the clock was 0; the host's time if zero
-	clock     bus.Clock
-	life      sync.RWMutex   // held to reach a CPU from outside; Close takes it
-	hostClock *bus.HostClock // nil in deterministic mode
-	virtual   *virtualClock  // nil unless deterministic
-	apics     *lapic.Cluster
-	ioapic    *ioapic.IOAPIC
-	extINT    func() uint8 // acknowledges the 8259 pair's interrupt
-	wallClock atomic.Uint64
-	noted     map[uint32]bool
+	windowNoted atomic.Bool
+	rngMu       sync.Mutex // guards rng
+	rng         *rand.PCG
+	bootTime    time.Time // when the clock was 0; the host's time if zero
+	clock       bus.Clock
+	life        sync.RWMutex   // held to reach a CPU from outside; Close takes it
+	hostClock   *bus.HostClock // nil in deterministic mode
+	virtual     *virtualClock  // nil unless deterministic
+	apics       *lapic.Cluster
+	ioapic      *ioapic.IOAPIC
+	extINT      func() uint8 // acknowledges the 8259 pair's interrupt
+	wallClock   atomic.Uint64
+	noted       map[uint32]bool
 
 	countInsts bool // State.Count is wanted in translated code, too
 }
@@ -152,7 +153,6 @@ type CPU struct {
 	pvVersion             uint32
 	mtrrs                 [28]uint64
 
-	lockedFlags [2]uint64 // State.FRes and FAux before an atomic instruction
 	trail       [trailSize]trailEvent
 	trailLen    uint
 	noticeMu    sync.Mutex // guards the fields below, but for noticesDone
@@ -175,7 +175,7 @@ func New(cfg Config) (*VM, error) {
 	if cfg.Deterministic && cfg.CPUs != 1 {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
-	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log,
+	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log, warn: cfg.Warn,
 		bootTime: cfg.BootTime, noted: map[uint32]bool{}, topology: topology}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
@@ -183,10 +183,10 @@ func New(cfg Config) (*VM, error) {
 		_, _ = crand.Read(b[:]) // never fails
 		seed = [2]uint64{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
 	}
+	vm.windows = windowsOf(cfg.Memory)
 	vm.rng = rand.NewPCG(seed[0], seed[1])
 	for _, r := range cfg.Memory.Regions() {
 		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
-		vm.windows = vm.windows || r.Kind == mem.Window
 	}
 	if cfg.Trace != nil {
 		vm.trace, vm.tracing = cfg.Trace, cfg.Tracing
@@ -291,13 +291,7 @@ func (vm *VM) noteInvalid(c *CPU) {
 }
 
 // Run executes guest code until something needs the machine's attention.
-func (c *CPU) Run() (ex vcpu.Exit, err error) {
-	if c.vm.windows {
-		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-		defer c.lostWindow(&ex)
-	}
-	return c.loop(), nil
-}
+func (c *CPU) Run() (vcpu.Exit, error) { return c.loop(), nil }
 
 // notify sets reasons to leave the loop and wakes a halted CPU.
 func (c *CPU) notify(reason uint32) {
@@ -340,6 +334,7 @@ func (c *CPU) events() (vcpu.Exit, bool) {
 		}
 		if x&exitIntr != 0 {
 			c.clearExit(exitIntr)
+			c.vm.noteWindows()
 			if ex, stop, done := c.interrupts(); done {
 				atomic.OrUint32(&c.s.Exit, exitIntr) // there may be more
 				return ex, stop
