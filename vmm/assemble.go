@@ -143,7 +143,7 @@ func (m *Machine) setEngine(vm vcpu.VM) {
 	m.vm = vm
 	m.onClose(vm.Close)
 	m.runner = newRunner(vm, m.cfg.CPUs)
-	m.runner.repair = m.repairWindow
+	m.runner.repair, m.runner.hostClock = m.repairWindow, m.hostClock
 }
 
 // addPCI makes bus 0 with its windows.

@@ -72,6 +72,9 @@ type Config struct {
 	Deterministic bool
 	Seed          uint64
 
+	// Debugger, if not nil, lets GDB drive the machine.
+	Debugger *Debugger
+
 	// Log gets what the machine has to say; nil discards it.
 	Log *slog.Logger
 }

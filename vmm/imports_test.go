@@ -36,6 +36,7 @@ var importTable = []struct {
 	{"vmm/bus", nil, nil},
 	{"vmm/bus/bustest", []string{"vmm/bus"}, nil},
 	{"vmm/vcpu", []string{"vmm/bus"}, nil},
+	{"vmm/gdb", []string{"vmm/vcpu", "vmm/mem"}, nil},
 	{"vmm/kvm", []string{"vmm/vcpu", "vmm/mem", "vmm/bus", "vmm/layout"}, nil},
 	{"vmm/soft*", []string{"vmm/soft*", "vmm/vcpu", "vmm/mem", "vmm/bus", "vmm/layout", "devices/lapic", "devices/ioapic"}, nil},
 	{"vmm", []string{"vmm/*", "boot/*", "firmware/*", "virtio", "virtio/*", "devices/*"}, nil},

@@ -93,7 +93,9 @@ func (m *Machine) Run(ctx context.Context) (End, error) {
 	if m.cfg.Console.In != nil && m.feed != nil {
 		go m.cfg.Console.In.feed(ctx, m.feed)
 	}
+	detach := m.attachDebugger()
 	end, err := m.runner.run(ctx)
+	detach()
 	m.flushConsole()
 	// A kernel that panics resets the machine, or stops where it is.
 	if line := m.tap.panicked(); line != "" && (end == EndReboot || end == EndCrash) {
@@ -120,19 +122,10 @@ func (m *Machine) PowerButton() error {
 func (m *Machine) Kill() { m.runner.finish(EndKilled, nil) }
 
 // Pause stops all CPUs and the guest's clock; it returns when they stand still.
-func (m *Machine) Pause() error {
-	err := m.runner.pause()
-	if err == nil {
-		m.hostClock.Pause()
-	}
-	return err
-}
+func (m *Machine) Pause() error { return m.runner.pause() }
 
 // Resume undoes Pause.
-func (m *Machine) Resume() error {
-	m.hostClock.Resume()
-	return m.runner.resume()
-}
+func (m *Machine) Resume() error { return m.runner.resume() }
 
 // NMI sends a non-maskable interrupt to the boot CPU.
 func (m *Machine) NMI() error {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -19,6 +21,11 @@ type runner struct {
 	// repair deals with an ExitFault at an address (0: unknown) and reports
 	// whether the CPU can go on; nil repairs nothing.
 	repair func(mem.GPA) bool
+	// debug is told of an exit that a debugger may want, and reports whether it
+	// does: then all CPUs are held. nil without a debugger.
+	debug func(cpu int, exit vcpu.Exit) bool
+	// hostClock, if not nil, stands still with the guest's.
+	hostClock *bus.HostClock
 
 	// attention is set while gate must look at the fields below; a CPU that
 	// finds it clear runs on without a lock.
@@ -27,6 +34,7 @@ type runner struct {
 	mu      sync.Mutex // guards the fields below; cond is signalled when one changes
 	cond    *sync.Cond
 	pausing bool
+	held    []bool // CPUs that the debugger holds; nil without one
 	stopped bool
 	parked  int // CPUs waiting in gate
 	ended   int // CPUs whose loop is over
@@ -63,7 +71,7 @@ func (r *runner) run(ctx context.Context) (End, error) {
 func (r *runner) cpu(i int) {
 	runtime.LockOSThread()
 	cpu := r.vm.VCPU(i)
-	for r.gate() {
+	for r.gate(i) {
 		exit, err := cpu.Run()
 		switch {
 		case err != nil:
@@ -75,6 +83,7 @@ func (r *runner) cpu(i int) {
 			r.finish(EndReboot, nil)
 		case exit.Reason == vcpu.ExitPowerOff:
 			r.finish(EndPowerOff, nil)
+		case r.debug != nil && debuggable(exit.Reason) && r.debug(i, exit):
 		case exit.Reason == vcpu.ExitFault && r.repair != nil && r.repair(mem.GPA(exit.Address)):
 		default:
 			r.finish(EndCrash, crash(i, cpu, exit))
@@ -84,6 +93,11 @@ func (r *runner) cpu(i int) {
 	r.ended++
 	r.cond.Broadcast()
 	r.mu.Unlock()
+}
+
+// debuggable reports whether an exit is one for a debugger.
+func debuggable(r vcpu.Reason) bool {
+	return r == vcpu.ExitDebug || r == vcpu.ExitShutdown || r == vcpu.ExitInternal
 }
 
 // crash describes a final exit with the registers that tell where.
@@ -103,15 +117,15 @@ func crash(i int, cpu vcpu.VCPU, exit vcpu.Exit) error {
 		i, exit.Reason, detail, regs.RIP, regs.GPR[vcpu.RSP], regs.CR0, regs.CR2, regs.CR3)
 }
 
-// gate lets a CPU into the guest. It waits while the machine is paused and
-// returns false when it has ended.
-func (r *runner) gate() bool {
+// gate lets CPU i into the guest. It waits while the machine is paused or the
+// debugger holds the CPU, and returns false when the machine has ended.
+func (r *runner) gate(i int) bool {
 	if !r.attention.Load() {
 		return true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.pausing && !r.stopped {
+	for (r.pausing || r.held != nil && r.held[i]) && !r.stopped {
 		r.parked++
 		r.cond.Broadcast()
 		r.cond.Wait()
@@ -162,7 +176,29 @@ func (r *runner) pause() error {
 	if r.stopped {
 		return ErrNotRunning
 	}
-	return r.vm.PauseClock()
+	return r.stopClock()
+}
+
+// stopClock stops the guest's clock, which may stand already. Preconditions: mu
+// is held and every CPU is parked.
+func (r *runner) stopClock() error {
+	err := r.vm.PauseClock()
+	if err == nil && r.hostClock != nil {
+		r.hostClock.Pause()
+	}
+	return err
+}
+
+// startClock lets the clock go on, unless the machine still stands.
+// Preconditions: mu is held.
+func (r *runner) startClock() error {
+	if r.pausing || r.held != nil && !slices.Contains(r.held, false) {
+		return nil
+	}
+	if r.hostClock != nil {
+		r.hostClock.Resume()
+	}
+	return r.vm.ResumeClock()
 }
 
 // isPaused reports whether pause was called last.
@@ -182,9 +218,9 @@ func (r *runner) resume() error {
 	if !r.pausing {
 		return nil
 	}
-	err := r.vm.ResumeClock()
 	r.pausing = false
-	r.attention.Store(false)
+	err := r.startClock()
+	r.attention.Store(slices.Contains(r.held, true))
 	r.cond.Broadcast()
 	return err
 }

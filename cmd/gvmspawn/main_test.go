@@ -94,6 +94,10 @@ func TestBadInput(t *testing.T) {
 		{"--deterministic --kvm=yes", "options --deterministic and --kvm=yes cannot be combined"},
 		{"--deterministic --cpus=2", "options --deterministic and --cpus=2 cannot be combined"},
 		{"--seed=1", "option --seed= can only be used with --deterministic"},
+		{"--gdb=0", "expected a port from 1 to 65535, or unix:PATH"},
+		{"--gdb=localhost:1", "expected a port from 1 to 65535, or unix:PATH"},
+		{"-D tree --linux=file --gdb=unix:file", "cannot listen for a debugger: address already in use"},
+		{"-D tree --linux=file --gdb=unix:missing/socket", "cannot listen for a debugger: no such file or directory"},
 		// images
 		{"-D missing --linux=file", "missing: no such file or directory"},
 		{"-D file --linux=file", "is not a directory"},

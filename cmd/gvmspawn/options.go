@@ -173,7 +173,7 @@ func (s *settings) executionOptions() []getopt.Option {
 		{Long: "kaslr", Own: true, Arg: "BOOL", Values: boolWords, Help: "Let the kernel choose its address, at the price of a slower start", Set: value(&s.kaslr, arg.Bool)},
 		{Long: "deterministic", Own: true, Help: "Run the same instructions on each start: software CPU, one CPU, time by instructions", Set: flag(&s.deterministic)},
 		{Long: "seed", Own: true, Arg: "NUMBER", Help: "With --deterministic, the seed of all randomness", Set: value(&s.seed, parseSeed)},
-		{Long: "gdb", Own: true, Arg: "ADDRESS", Optional: true, Help: "Wait for a debugger (not supported yet)", Set: unsupported("debugging with gdb is")},
+		{Long: "gdb", Own: true, Arg: "PORT|unix:PATH", Optional: true, Help: "Start stopped and wait for gdb at a port of the loopback interface, 1234 by default, or at a socket; who connects controls the machine", Set: value(&s.gdb, parseGDB)},
 		{Long: "dax", Own: true, Arg: "BYTES", Help: "Size of the window through which directories are mapped from the host's page cache, a power of two; 0 for none", Set: value(&s.dax, parseDAX)},
 		{Long: "stop-timeout", Own: true, Arg: "SECONDS", Help: "How long a guest may take to power off before it is killed, 90 by default; 0 for ever", Set: value(&s.stopTimeout, parseSeconds)},
 	}

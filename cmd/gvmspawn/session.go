@@ -56,6 +56,7 @@ type session struct {
 	keyPath  string             // of the private SSH key, "" for none
 	journal  *journal.Receiver  // nil: not forwarded
 	tpm      *swtpm.TPM         // nil: none
+	debugger *vmm.Debugger      // nil: none
 	printed  uint64             // bytes on the console when the last boot ended
 	silent   int                // boots since then without any
 	// guestLimit is for messages that the guest can cause.
@@ -117,6 +118,10 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 	if err := r.openTPM(ctx); err != nil {
 		return exitFailure, err
 	}
+	if err := r.openDebugger(); err != nil {
+		return exitFailure, err
+	}
+	defer r.closeDebugger(exitFailure)
 	defer r.watchSignals()()
 	defer r.publish()()
 	unregister, err := r.register()
@@ -136,6 +141,7 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 		return exitFailure, err
 	}
 	status := r.status()
+	r.closeDebugger(status)
 	if status != 0 {
 		r.log.Info(fmt.Sprintf("Non-zero exit code received: %d", status))
 	}
@@ -253,6 +259,9 @@ func (r *session) welcome(c *command) {
 		fmt.Fprintf(w, "░ Press Ctrl-a x to kill VM, Ctrl-a c for the monitor.\n")
 	case r.s.console == "interactive" && isTerminal(c.stdin):
 		fmt.Fprintf(w, "░ Press Ctrl-] three times within 1s to kill VM.\n")
+	}
+	if r.debugger != nil {
+		fmt.Fprintf(w, "░ The VM waits for gdb: %s\n", r.gdbHint())
 	}
 }
 

@@ -43,6 +43,7 @@ type settings struct {
 	deterministic, kaslr    bool
 	seed                    uint64
 	dax                     uint64
+	gdb                     string // "", a port or unix:PATH
 
 	// Properties and system integration.
 	register         arg.Tristate

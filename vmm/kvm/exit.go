@@ -98,7 +98,7 @@ func (c *VCPU) otherExit() vcpu.Exit {
 	case KVM_EXIT_SHUTDOWN:
 		return vcpu.Exit{Reason: vcpu.ExitShutdown}
 	case KVM_EXIT_DEBUG:
-		return vcpu.Exit{Reason: vcpu.ExitDebug}
+		return c.debugExit()
 	case KVM_EXIT_SYSTEM_EVENT:
 		return c.systemEvent()
 	case KVM_EXIT_INTERNAL_ERROR:

@@ -89,6 +89,7 @@ func (r *kvmRun) mmio() *exitMMIO           { return (*exitMMIO)(unsafe.Pointer(
 func (r *kvmRun) internal() *exitInternal   { return (*exitInternal)(unsafe.Pointer(&r.exit)) }
 func (r *kvmRun) emulation() *exitEmulation { return (*exitEmulation)(unsafe.Pointer(&r.exit)) }
 func (r *kvmRun) failEntry() *exitFailEntry { return (*exitFailEntry)(unsafe.Pointer(&r.exit)) }
+func (r *kvmRun) debug() *exitDebug         { return (*exitDebug)(unsafe.Pointer(&r.exit)) }
 func (r *kvmRun) systemEvent() *exitSystemEvent {
 	return (*exitSystemEvent)(unsafe.Pointer(&r.exit))
 }

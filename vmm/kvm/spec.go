@@ -38,7 +38,10 @@ const (
 	KVM_SET_SREGS       = 0x4138ae84
 	KVM_TRANSLATE       = 0xc018ae85
 	KVM_SET_MSRS        = 0x4008ae89
+	KVM_GET_FPU         = 0x81a0ae8c
+	KVM_SET_FPU         = 0x41a0ae8d
 	KVM_SET_CPUID2      = 0x4008ae90
+	KVM_SET_GUEST_DEBUG = 0x4048ae9b
 	KVM_GET_TSC_KHZ     = 0xaea3
 	KVM_KVMCLOCK_CTRL   = 0xaead
 	KVM_SET_DEVICE_ATTR = 0x4018aee1
@@ -114,6 +117,16 @@ const (
 	KVM_IRQCHIP_PIC_MASTER = 0
 	KVM_IRQCHIP_PIC_SLAVE  = 1
 	KVM_IRQCHIP_IOAPIC     = 2
+)
+
+// Bits of kvm_guest_debug.control (KVM API §4.87).
+const (
+	KVM_GUESTDBG_ENABLE     = 1 << 0
+	KVM_GUESTDBG_SINGLESTEP = 1 << 1
+	KVM_GUESTDBG_USE_SW_BP  = 1 << 16
+	KVM_GUESTDBG_USE_HW_BP  = 1 << 17
+	KVM_GUESTDBG_INJECT_BP  = 1 << 19
+	KVM_GUESTDBG_BLOCKIRQ   = 1 << 20 // since Linux 5.15
 )
 
 // kvmAPIVersion is the only version there ever was since Linux 2.6.22.
@@ -262,6 +275,23 @@ type kvmTranslation struct {
 	pad                       [5]uint8
 }
 
+// kvmGuestDebug is struct kvm_guest_debug.
+type kvmGuestDebug struct {
+	control, pad uint32
+	debugreg     [8]uint64
+}
+
+// kvmFPU is struct kvm_fpu.
+type kvmFPU struct {
+	fpr            [8][16]uint8
+	fcw, fsw       uint16
+	ftwx, pad1     uint8
+	lastOpcode     uint16
+	lastIP, lastDP uint64
+	xmm            [16][16]uint8
+	mxcsr, pad2    uint32
+}
+
 // kvmRun is the head of struct kvm_run; exit is its union.
 type kvmRun struct {
 	// control holds request_interrupt_window in bits 0-7, always 0 here, and
@@ -311,6 +341,10 @@ type (
 	}
 	exitSystemEvent struct {
 		typ uint32
+	}
+	exitDebug struct { // kvm_debug_exit_arch
+		exception, pad uint32
+		pc, dr6, dr7   uint64
 	}
 	exitMemoryFault struct {
 		flags, gpa, size uint64

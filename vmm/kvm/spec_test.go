@@ -82,6 +82,8 @@ var structs = []struct {
 	{"struct kvm_clock_data", kvmClockData{}, "clock flags pad0 realtime host_tsc pad"},
 	{"struct kvm_device_attr", kvmDeviceAttr{}, "flags group attr addr"},
 	{"struct kvm_enable_cap", kvmEnableCap{}, "cap flags args pad"},
+	{"struct kvm_guest_debug", kvmGuestDebug{}, "control pad arch"},
+	{"struct kvm_fpu", kvmFPU{}, "fpr fcw fsw ftwx pad1 last_opcode last_ip last_dp xmm mxcsr pad2"},
 	{"struct kvm_translation", kvmTranslation{}, "linear_address physical_address valid writeable usermode pad"},
 }
 
@@ -97,6 +99,7 @@ var unions = []struct {
 	{"emulation_failure", exitEmulation{}, "suberror ndata flags insn_size insn_bytes"},
 	{"fail_entry", exitFailEntry{}, "hardware_entry_failure_reason cpu"},
 	{"system_event", exitSystemEvent{}, "type"},
+	{"debug.arch", exitDebug{}, "exception pad pc dr6 dr7"},
 	{"memory_fault", exitMemoryFault{}, "flags gpa size"},
 }
 

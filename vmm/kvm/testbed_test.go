@@ -10,7 +10,8 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
-// TestBootTestbed runs the other tests of this package on genuine kvm_amd.
+// TestBootTestbed runs the other tests of this package on genuine kvm_amd, or of
+// them those that GVMSPAWN_TESTBED_RUN, a pattern without quotes, selects.
 func TestBootTestbed(t *testing.T) {
 	if testing.Short() || os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots a machine in QEMU, which sometimes hangs; GVMSPAWN_LONG=1 runs it")
@@ -25,7 +26,7 @@ func TestBootTestbed(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	res := guesttest.Testbed{
-		Script:  "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 9m",
+		Script:  "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 9m -test.run '" + os.Getenv("GVMSPAWN_TESTBED_RUN") + "'",
 		Files:   map[string]string{"kvm.test": self},
 		SMP:     true,
 		Timeout: 4 * time.Minute,

@@ -26,7 +26,8 @@ type VCPU struct {
 	shared []byte // kvm_run, then the data of port accesses
 	run    *kvmRun
 	io     vcpu.IO
-	ready  bool // prepare is done; owned by the thread that runs the CPU
+	debug  *vcpu.Debug // what SetDebug asked for
+	ready  bool        // prepare is done; owned by the thread that runs the CPU
 
 	// tid is the thread inside Run, or 0.
 	tid atomic.Int32

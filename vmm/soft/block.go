@@ -177,7 +177,13 @@ func (c *CPU) build(la, gpa uint64, k blockKey) *block {
 	global := c.lastGlobal
 	pos := 0
 	limit := c.maxOps
+	if c.cuts != nil && !c.noCache && c.cuts[uint16(la&0xfff)] {
+		c.ops = append(c.ops, op{fn: opBreak})
+	}
 	for len(c.ops) < limit {
+		if c.cuts != nil && pos > 0 && c.cuts[uint16(la&0xfff)+uint16(pos)] {
+			break
+		}
 		var in decode.Inst
 		err := decode.Decode(&in, code[pos:min(pos+decode.MaxLen, len(code))], c.mode)
 		if err == decode.ErrTruncated {

@@ -208,7 +208,7 @@ func (c *CPU) resetRegisters() {
 	s.MXCSR = 0x1f80
 	c.resetFPU()
 	c.halted, c.shadow, c.nmiBlocked = false, false, false
-	c.dataBreaks = false
+	c.dataBreaks = c.debug.watching()
 	c.flushTLB()
 	c.setMode()
 }

@@ -73,7 +73,7 @@ func (s *State) breakpoint(i uint) (kind uint64, on bool) {
 // setDataBreaks makes all accesses slow while a data breakpoint is enabled, so
 // that checkAccess sees them.
 func (c *CPU) setDataBreaks() {
-	c.dataBreaks = false
+	c.dataBreaks = c.debug.watching()
 	for i := range uint(4) {
 		kind, on := c.s.breakpoint(i)
 		c.dataBreaks = c.dataBreaks || on && kind&1 != 0
@@ -84,6 +84,9 @@ func (c *CPU) setDataBreaks() {
 // checkAccess notes the data or I/O breakpoints that size bytes at a linear
 // address or port meet. They are reported behind the instruction.
 func (c *CPU) checkAccess(a uint64, size uint8, kinds uint8) {
+	if c.debug.watching() && kinds&(1<<breakAccess) != 0 && c.debug.watch(a, size, kinds&(1<<breakWrite) != 0) {
+		c.breakHits |= breakWatch
+	}
 	for i := range uint(4) {
 		kind, on := c.s.breakpoint(i)
 		if !on || kinds>>kind&1 == 0 {
@@ -103,10 +106,11 @@ func (c *CPU) ioBreak(port uint16, size uint8) {
 	}
 }
 
-// breakpoints reports whether an instruction breakpoint is set in DR7.
+// stepping reports whether instructions run one by one: for the guest's TF and
+// breakpoints, or for a debugger.
 func (c *CPU) stepping() bool {
 	s := c.s
-	return s.Flags&flagTF != 0 || s.DR[7]&0xff != 0
+	return s.Flags&flagTF != 0 || s.DR[7]&0xff != 0 || c.debug != nil && (c.debug.Step || c.debug.watching())
 }
 
 // execBreakpoint raises #DB for an enabled instruction breakpoint at la.

@@ -102,7 +102,7 @@ func (g *guest) start(i int, mode uint8, rip uint64) *CPU {
 	fuzzMode(c, g.ram, mode, false)
 	c.s.RIP = rip
 	c.s.R[vcpu.RSP] = 0x8000 - uint64(i)*0x200
-	c.waiting = false
+	c.waiting, c.halted = false, false
 	return c
 }
 

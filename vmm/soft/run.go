@@ -77,6 +77,9 @@ func (c *CPU) loop() vcpu.Exit {
 				return ex
 			}
 		case stExit:
+			if ex, stop := c.debug.stopped(); stop {
+				return ex
+			}
 			s.Flags &^= flagRF
 			c.rearm()
 		}
@@ -160,19 +163,30 @@ func (c *CPU) one() *block {
 	return b
 }
 
-// step executes one instruction under TF or breakpoints.
+// step executes one instruction under TF, breakpoints or a debugger.
 func (c *CPU) step() (vcpu.Exit, bool) {
-	s := c.s
-	la := s.RIP
-	if c.mode != decode.Mode64 {
-		la = (la + s.Seg[vcpu.CS].Base) & 0xffffffff
+	if c.atBreak(c.s.RIP) {
+		return c.debug.stopped()
 	}
-	if c.execBreakpoint(la) {
+	ex, stop := c.stepGuest()
+	if d := c.debug; d != nil && !stop && (d.Step || c.breakHits&breakWatch != 0) {
+		if c.breakHits&breakWatch == 0 {
+			d.stop = vcpu.Exit{Reason: vcpu.ExitDebug, Stop: vcpu.StopStep, Address: c.codeAddress(c.s.RIP)}
+		}
+		return d.stop, true
+	}
+	return ex, stop
+}
+
+// stepGuest is step with what the guest can see of it.
+func (c *CPU) stepGuest() (vcpu.Exit, bool) {
+	s := c.s
+	c.breakHits = 0
+	if c.execBreakpoint(c.codeAddress(s.RIP)) {
 		return c.except()
 	}
 	tf := s.Flags & flagTF
 	s.Flags &^= flagRF
-	c.breakHits = 0
 	st := c.single()
 	if st == stFault {
 		return c.except()
@@ -180,7 +194,7 @@ func (c *CPU) step() (vcpu.Exit, bool) {
 	if st == stExit {
 		c.rearm()
 	}
-	traps := c.breakHits
+	traps := c.breakHits &^ breakWatch
 	if tf != 0 && (st != stExit || s.Flags&flagTF != 0) {
 		traps |= dr6BS
 	}
@@ -225,10 +239,7 @@ func (c *CPU) dump(e exception) string {
 	}
 	c.writeTrail(&b)
 	fmt.Fprintf(&b, "gdt %016x+%04x idt %016x+%04x\ncode", s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
-	la := s.RIP
-	if c.mode != decode.Mode64 {
-		la = (la + s.Seg[vcpu.CS].Base) & 0xffffffff
-	}
+	la := c.codeAddress(s.RIP)
 	for i := range uint64(16) {
 		v, ok := c.loadSys(c.wrap(la+i), 1)
 		if !ok {

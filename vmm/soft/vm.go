@@ -125,7 +125,7 @@ type CPU struct {
 	slotTime              uint64
 	tlbMode, walkMode     int
 	emptyTLB              uint64 // address of a translation buffer without entries
-	dataBreaks            bool   // DR7 enables a data breakpoint: all accesses are slow
+	dataBreaks            bool   // DR7 enables a data breakpoint, or the debugger one: all accesses are slow
 	breakHits             uint64 // data and I/O breakpoints that the instruction met
 	localGen, globalGen   uint64
 	lastGlobal            bool
@@ -152,6 +152,9 @@ type CPU struct {
 	pvclock               uint64
 	pvVersion             uint32
 	mtrrs                 [28]uint64
+
+	debug *debugger       // nil: none
+	cuts  map[uint16]bool // offsets of its breakpoints, which the cached blocks respect; or nil
 
 	trail       [trailSize]trailEvent
 	trailLen    uint
@@ -332,7 +335,7 @@ func (c *CPU) events() (vcpu.Exit, bool) {
 			c.clearExit(exitKick)
 			return vcpu.Exit{Reason: vcpu.ExitKick}, true
 		}
-		if x&exitIntr != 0 {
+		if x&exitIntr != 0 && (c.halted || !c.debug.stepping()) {
 			c.clearExit(exitIntr)
 			c.vm.noteWindows()
 			if ex, stop, done := c.interrupts(); done {
@@ -403,7 +406,7 @@ func (c *CPU) SetRegisters(r *vcpu.Registers) error {
 	if c.protected() {
 		s.CPL = r.Seg[vcpu.SS].Attr >> 5 & 3
 	}
-	c.halted = false
+	c.halted = c.waiting
 	c.writeCR8(r.CR8)
 	c.flushTLB()
 	c.switchCR3(true)

@@ -420,12 +420,7 @@ func genFxsave(c *CPU, in *decode.Inst) int {
 		n = 8
 	}
 	if in.Op == decode.FXSAVE {
-		copy(b[:fxXMM], s.FX[:fxXMM])
-		binary.LittleEndian.PutUint32(b[fxMXCSR:], s.MXCSR)
-		binary.LittleEndian.PutUint32(b[fxMask:], 0xffff)
-		for i := range n {
-			copy(b[fxXMM+16*i:fxXMM+16*i+16], s.xmmBytes(uint8(i), 16))
-		}
+		c.saveFX(&b, n)
 		// Bytes 464 to 511 are the system's own and stay.
 		if !c.writeBytes(in.Mem.Seg, c.ea(in), b[:416]) {
 			return stFault
@@ -439,8 +434,26 @@ func genFxsave(c *CPU, in *decode.Inst) int {
 	if m>>16 != 0 {
 		return c.raiseErr(vecGP, 0)
 	}
+	c.restoreFX(&b, n)
+	return stNext
+}
+
+// saveFX makes the image of FXSAVE, with n XMM registers.
+func (c *CPU) saveFX(b *[512]byte, n int) {
+	s := c.s
+	copy(b[:fxXMM], s.FX[:fxXMM])
+	binary.LittleEndian.PutUint32(b[fxMXCSR:], s.MXCSR)
+	binary.LittleEndian.PutUint32(b[fxMask:], 0xffff)
+	for i := range n {
+		copy(b[fxXMM+16*i:fxXMM+16*i+16], s.xmmBytes(uint8(i), 16))
+	}
+}
+
+// restoreFX loads an image whose MXCSR is valid.
+func (c *CPU) restoreFX(b *[512]byte, n int) {
+	s := c.s
 	copy(s.FX[:fxXMM], b[:fxXMM])
-	s.MXCSR = m
+	s.MXCSR = binary.LittleEndian.Uint32(b[fxMXCSR:])
 	binary.LittleEndian.PutUint32(s.FX[fxMXCSR:], 0x1f80)
 	clear(s.FX[fxMask : fxMask+4])
 	for i := range n {
@@ -448,5 +461,4 @@ func genFxsave(c *CPU, in *decode.Inst) int {
 	}
 	c.setFCW(c.fcw() | 0x40)
 	c.summarise()
-	return stNext
 }

@@ -105,7 +105,8 @@ func (r Reason) String() string {
 // except for Detail, which only final exits have.
 type Exit struct {
 	Reason  Reason
-	Address uint64 // guest physical address of ExitFault, 0 if unknown
+	Stop    Stop   // of ExitDebug
+	Address uint64 // guest physical of ExitFault, 0 if unknown; linear of ExitDebug
 	Detail  string // for people, on ExitInternal and ExitFault
 }
 
