@@ -6,6 +6,7 @@
 //	guest stress DIR            many writers at once, then "SUM …" of the tree
 //	guest sum DIR               "SUM …" of a tree
 //	guest notify FIELD...       tell the service manager on the host, as systemd would
+//	guest listen SOCKET         print what a service manager is told there, "NOTIFIED field"
 //	guest echo PORT             echo one vsock connection after another until "quit"
 //	guest connect ADDR N        N parallel TCP connections to an echo server
 //	guest serve PORT            echo TCP connections, in the background's place
@@ -39,6 +40,8 @@ func main() {
 		sum(args[0])
 	case "notify":
 		check("notify", notify(args))
+	case "listen":
+		check("listen", listen(args[0]))
 	case "echo":
 		check("echo", echo(number(args[0])))
 	case "connect":

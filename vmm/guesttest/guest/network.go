@@ -51,6 +51,25 @@ func notify(fields []string) error {
 	return err
 }
 
+// listen prints the notifications that come to a socket, each field on a line.
+func listen(socket string) error {
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	b := make([]byte, 64<<10)
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b[:n])) {
+			fmt.Printf("NOTIFIED %s\n", strings.TrimSpace(line))
+		}
+	}
+}
+
 // echo serves connections of the host until one sends "quit".
 func echo(port uint32) error {
 	l, err := vsock.Listen(port, nil)
