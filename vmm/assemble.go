@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/boot/linux"
 	"github.com/gvmspawn/gvmspawn/devices/pci"
@@ -67,6 +70,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("%d MiB of RAM are too much: at most %d MiB are possible", max(c.RAM, c.RAMMax)>>20, uint64(MaxRAM)>>20)
 	case c.RAMMax != 0 && (c.RAMMax < c.RAM || c.RAMMax%layout.MiB != 0):
 		return fmt.Errorf("%d bytes cannot be the most memory of a machine that begins with %d", c.RAMMax, c.RAM)
+	case c.RAM > hostMemory():
+		return fmt.Errorf("%d MiB of RAM are more than this host's memory and swap (%d MiB): give the machine less (--ram=)", c.RAM>>20, hostMemory()>>20)
 	case c.Deterministic && c.CPUs != 1:
 		return errors.New("a deterministic machine has one CPU")
 	case c.Deterministic && c.Accel == AccelKVM:
@@ -79,6 +84,15 @@ func (c *Config) check() error {
 
 func (c *Config) topology() vcpu.Topology {
 	return vcpu.Topology{CPUs: c.CPUs, Sockets: c.Sockets, Threads: c.Threads}
+}
+
+// hostMemory is how much memory and swap the host has, in bytes.
+func hostMemory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return math.MaxUint64
+	}
+	return (info.Totalram + info.Totalswap) * uint64(info.Unit)
 }
 
 // addMemory reserves RAM below and above the 32-bit hole, and the DAX windows.

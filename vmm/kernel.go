@@ -56,6 +56,11 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 			r.Options = []string{DAXOption, ""} // a kernel without CONFIG_FUSE_DAX refuses it
 		}
 		release := img.Release()
+		if root.Share != "" && root.ModuleTree != "" {
+			if err := initrd.CheckInit(root.ModuleTree, m.cfg.Boot.CommandLine); err != nil {
+				return nil, err
+			}
+		}
 		image, err := initrd.Build(initrd.Config{
 			Release: release, Kernel: m.cfg.Boot.Kernel, Places: m.modulePlaces(release),
 			Modules: initrd.Wanted(r, m.drivers()...), BuiltIn: k.HasString,

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,6 +123,32 @@ func (t *moduleTree) read(name string, limit int64) ([]byte, error) {
 		return nil, errors.Join(fmt.Errorf("%s changed while it was read", f.Name()), err)
 	}
 	return b, nil
+}
+
+// CheckInit reports that a guest's tree has no init program for a kernel with
+// this command line, which would only show as a panic in the guest.
+func CheckInit(tree, commandLine string) error {
+	inits := fallbackInits
+	if path := parameter(commandLine, "init"); path != "" {
+		inits = []string{path}
+	}
+	root, err := unix.Open(tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for _, name := range inits {
+		fd, err := unix.Openat2(root, name, &how)
+		if err == nil {
+			unix.Close(fd)
+		}
+		if err == nil || !isAbsent(err) || errors.Is(err, fs.ErrPermission) {
+			return nil // the guest may see more than we do
+		}
+	}
+	return fmt.Errorf("%s has no init program (%s): it is not the root of an operating system; give another directory, or the program with the kernel argument init=",
+		tree, strings.Join(inits, ", "))
 }
 
 // isAbsent reports whether a place is just not there, or not to be read.

@@ -44,7 +44,7 @@ func ParseUKI(r io.ReaderAt, size int64, addon bool) (*UKI, error) {
 		// The raw data is padded to the file alignment.
 		n, off := min(int64(s.Size), int64(s.VirtualSize)), int64(s.Offset)
 		if off > size || n > size-off {
-			return nil, fmt.Errorf("section %q lies beyond the end of the file", s.Name)
+			return nil, fmt.Errorf("section %q lies beyond the end of the file: it is cut off", s.Name)
 		}
 		if s.Name == ".profile" {
 			u.sections = append(u.sections, nil)
