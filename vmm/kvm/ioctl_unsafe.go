@@ -93,6 +93,7 @@ func (r *kvmRun) debug() *exitDebug         { return (*exitDebug)(unsafe.Pointer
 func (r *kvmRun) systemEvent() *exitSystemEvent {
 	return (*exitSystemEvent)(unsafe.Pointer(&r.exit))
 }
+func (r *kvmRun) eoi() *exitEOI { return (*exitEOI)(unsafe.Pointer(&r.exit)) }
 func (r *kvmRun) memoryFault() *exitMemoryFault {
 	return (*exitMemoryFault)(unsafe.Pointer(&r.exit))
 }

@@ -25,6 +25,9 @@ type line struct {
 
 // NewLine returns a wire to a GSI, low at first. Wires to the same one are ORed.
 func (vm *VM) NewLine(gsi uint32) bus.Line {
+	if vm.split != nil {
+		return vm.split.chip.NewLine(gsi)
+	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	p := vm.pins[gsi]

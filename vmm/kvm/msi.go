@@ -204,6 +204,9 @@ func (vm *VM) writeRoutes() error {
 			chip(gsi, KVM_IRQCHIP_IOAPIC, gsi)
 		}
 	}
+	if vm.split != nil {
+		list = vm.split.routes(list[:0])
+	}
 	for gsi, m := range vm.routes {
 		list = append(list, kvmIRQRoutingEntry{gsi: gsi, typ: KVM_IRQ_ROUTING_MSI, u: [8]uint32{m.addressLo, m.addressHi, m.data}})
 	}

@@ -62,6 +62,7 @@ const (
 	KVM_CAP_TSC_DEADLINE_TIMER   = 72
 	KVM_CAP_SIGNAL_MSI           = 77
 	KVM_CAP_READONLY_MEM         = 81
+	KVM_CAP_SPLIT_IRQCHIP        = 121
 	KVM_CAP_IOEVENTFD_ANY_LENGTH = 122
 	KVM_CAP_IMMEDIATE_EXIT       = 136
 	KVM_CAP_PMU_CAPABILITY       = 212
@@ -79,6 +80,7 @@ const (
 	KVM_EXIT_INTR           = 10
 	KVM_EXIT_INTERNAL_ERROR = 17
 	KVM_EXIT_SYSTEM_EVENT   = 24
+	KVM_EXIT_IOAPIC_EOI     = 26
 	KVM_EXIT_MEMORY_FAULT   = 39 // since Linux 6.8
 )
 
@@ -345,6 +347,9 @@ type (
 	exitDebug struct { // kvm_debug_exit_arch
 		exception, pad uint32
 		pc, dr6, dr7   uint64
+	}
+	exitEOI struct {
+		vector uint8
 	}
 	exitMemoryFault struct {
 		flags, gpa, size uint64

@@ -100,6 +100,7 @@ var unions = []struct {
 	{"fail_entry", exitFailEntry{}, "hardware_entry_failure_reason cpu"},
 	{"system_event", exitSystemEvent{}, "type"},
 	{"debug.arch", exitDebug{}, "exception pad pc dr6 dr7"},
+	{"eoi", exitEOI{}, "vector"},
 	{"memory_fault", exitMemoryFault{}, "flags gpa size"},
 }
 

@@ -99,6 +99,8 @@ func (c *VCPU) loop() (vcpu.Exit, error) {
 			}
 		case KVM_EXIT_MMIO:
 			c.mmio()
+		case KVM_EXIT_IOAPIC_EOI:
+			c.vm.split.chip.EOI(c.run.eoi().vector)
 		default:
 			return c.otherExit(), nil
 		}

@@ -31,6 +31,9 @@ type Config struct {
 	// NoPIT leaves the 8254 timer out. Linux with kvmclock and a TSC deadline
 	// timer does not miss it.
 	NoPIT bool
+	// Split, if not nil, makes the I/O APIC the caller's; the local APICs stay
+	// KVM's, and there is neither PIC nor PIT. See the package comment.
+	Split func(SplitWires) IOAPIC
 	// AllowEmulated skips the check that the CPUs run 64-bit code natively.
 	AllowEmulated bool
 }
@@ -47,6 +50,7 @@ type VM struct {
 	cpuid    []kvmCPUIDEntry2 // for all CPUs; topology is patched in for each
 	shared   int              // size of the pages shared with a CPU, in bytes
 	pit      bool
+	split    *split // nil: all of it is KVM's
 
 	// mu guards the wires below. A wire's own lock is never taken under it.
 	mu        sync.Mutex
@@ -109,6 +113,9 @@ func New(cfg Config) (*VM, error) {
 	vm := &VM{
 		fd: -1, pid: unix.Getpid(), mem: cfg.Memory, io: cfg.IO, pit: !cfg.NoPIT, topology: topology,
 		pins: map[uint32]*pin{}, msis: map[*msi]struct{}{}, doorbells: map[*doorbell]struct{}{}, routes: map[uint32]kvmMSI{}, usedGSI: map[uint32]bool{},
+	}
+	if cfg.Split != nil {
+		vm.split = &split{vm: vm, make: cfg.Split}
 	}
 	err := vm.assemble(dev, cfg.CPUs)
 	if err == nil && !cfg.AllowEmulated {
@@ -211,6 +218,9 @@ func (vm *VM) addInterrupts() error {
 	}
 	if _, err := ioctl(vm.fd, KVM_SET_TSS_ADDR, layout.KVMTSS); err != nil {
 		return fmt.Errorf("KVM_SET_TSS_ADDR: %w", err)
+	}
+	if vm.split != nil {
+		return vm.split.enable()
 	}
 	if _, err := ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0); err != nil {
 		return fmt.Errorf("create the interrupt controllers (KVM_CREATE_IRQCHIP): %w", err)
