@@ -13,6 +13,8 @@ const deviceLimit = 4 * time.Minute
 var fsMetrics = []metric{
 	{"fs-seqread", "MiB/s", true}, {"fs-randread", "4 KiB/s", true}, {"fs-seqwrite", "MiB/s", true}, {"fs-randwrite", "4 KiB/s", true}}
 
+var metaMetrics = []metric{{"fs-find", "files/s", true}, {"fs-untar", "files/s", true}}
+
 // fsCase is file I/O over virtio-fs.
 var fsCase = benchmark{
 	name:    "fs",
@@ -25,7 +27,7 @@ var metaCase = benchmark{
 	name:  "fs-meta",
 	about: "find with stat, and unpacking small files, over virtio-fs, on a software CPU",
 	prepare: func(e *environment) (*plan, error) {
-		return e.fsPlan("meta", []metric{{"fs-find", "files/s", true}, {"fs-untar", "files/s", true}})
+		return e.fsPlan("meta", metaMetrics)
 	},
 }
 
@@ -67,23 +69,31 @@ func (e *environment) makeShare() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return dir, fillShare(dir)
+}
+
+// fillShare is makeShare in a directory of the caller's.
+func fillShare(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	content := make([]byte, 32<<20)
 	_, _ = rand.Read(content)
 	if err := os.WriteFile(filepath.Join(dir, "data"), content, 0o644); err != nil {
-		return "", err
+		return err
 	}
 	for i := range 40 {
 		sub := filepath.Join(dir, "tree", fmt.Sprint(i))
 		if err := os.MkdirAll(sub, 0o755); err != nil {
-			return "", err
+			return err
 		}
 		for j := range 50 {
 			if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(j)), content[:1000], 0o644); err != nil {
-				return "", err
+				return err
 			}
 		}
 	}
-	return dir, nil
+	return nil
 }
 
 // blkCase is direct I/O on a raw image.

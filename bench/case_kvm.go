@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,11 +19,25 @@ const insideFlag = "-inside"
 
 // insideJob is one subject in the testbed.
 type insideJob struct {
-	Name  string   `json:"name"`
-	Argv  []string `json:"argv"`
-	Word  string   `json:"word"` // what the guest prints when it is where time is taken
-	Limit int      `json:"limit"`
+	Name  string     `json:"name"`
+	Kind  insideKind `json:"kind"`
+	Argv  []string   `json:"argv"`
+	Word  string     `json:"word"` // what the guest prints when it is where time is taken
+	Limit int        `json:"limit"`
+	// Share is a directory to make before, Server what must run beside.
+	Share  string   `json:"share,omitempty"`
+	Server []string `json:"server,omitempty"`
+	RAM    int      `json:"ram,omitempty"` // MiB, of insideIdle
 }
+
+// insideKind is what is measured of a job.
+type insideKind string
+
+const (
+	insideStart insideKind = ""     // the time until a word
+	insideJobs  insideKind = "jobs" // what the guest program reports
+	insideIdle  insideKind = "idle" // the process while its guest is idle
+)
 
 // insideResult is a line of the half in the testbed, after insideMark.
 type insideResult struct {
@@ -48,7 +61,7 @@ func runInside(path string, stdout, stderr io.Writer) int {
 	}
 	for _, j := range list {
 		r := insideResult{Name: j.Name}
-		n, err := timeTiny(context.Background(), j.Argv, j.Word, time.Duration(j.Limit)*time.Second)
+		n, err := j.run(context.Background())
 		if err != nil {
 			r.Error = err.Error()
 		}
@@ -57,6 +70,18 @@ func runInside(path string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%s%s\n", insideMark, line)
 	}
 	return 0
+}
+
+// run measures one job.
+func (j *insideJob) run(ctx context.Context) (numbers, error) {
+	limit := time.Duration(j.Limit) * time.Second
+	switch j.Kind {
+	case insideJobs:
+		return j.runGuest(ctx, limit)
+	case insideIdle:
+		return idleSubject(j.Name, machine{ram: j.RAM}, j.Argv).run(ctx)
+	}
+	return timeTiny(ctx, j.Argv, j.Word, limit)
 }
 
 // kvmStartCase is process start → first guest instruction on genuine KVM. Time
@@ -95,50 +120,81 @@ var kvmBootCase = benchmark{
 	},
 }
 
-// firmware are QEMU's files for microvm and linux boot.
-var firmware = []string{"bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin"}
-
 // inTestbed runs gvmspawn, QEMU and gokvm in one testbed and makes subjects of
 // their results.
 func (e *environment) inTestbed(p *plan, m machine, word string, linux bool) error {
-	files := map[string]string{"bin/gvmspawn": e.gvmspawn, "guest/kernel": m.kernel, "guest/initrd": m.initrd}
-	self, err := e.build("bench", "./bench")
+	t, err := e.newInside(m)
 	if err != nil {
 		return err
 	}
-	files["bin/bench"] = self
-	m.kernel, m.initrd, m.share = "/guest/kernel", "/guest/initrd", "/root"
-	inside := *e
-	inside.gvmspawn = "/bin/gvmspawn"
-	list := []insideJob{{"gvmspawn", inside.gvmspawnArgs(m, "yes"), word, insideLimit}}
-	if err := carryQEMU(files); err != nil {
+	m = t.machine
+	m.share = "/root"
+	t.jobs = append(t.jobs, insideJob{Name: "gvmspawn", Argv: t.inside.gvmspawnArgs(m, "yes"), Word: word, Limit: insideLimit})
+	if err := carryQEMU(t.bed.Files); err != nil {
 		p.skip("%v", err)
 	} else {
-		bare := m
-		bare.share = ""
-		list = append(list, insideJob{"QEMU KVM", append(qemuArgs("/bin/qemu-system-x86_64", bare, "kvm", ""), "-L", "/qemu"), word, insideLimit})
+		m.share = ""
+		t.jobs = append(t.jobs, insideJob{Name: "QEMU KVM", Argv: t.qemu(m, ""), Word: word, Limit: insideLimit})
 	}
 	if gokvm, err := e.build("gokvm", "github.com/bobuhiro11/gokvm"); err != nil {
 		p.skip("%v", err)
 	} else {
-		files["bin/gokvm"] = gokvm
+		t.bed.Files["bin/gokvm"] = gokvm
 		argv := []string{"/bin/gokvm", "boot", "-k", m.kernel, "-i", m.initrd, "-m", fmt.Sprintf("%dM", m.ram), "-p", m.kernelLine()}
-		list = append(list, insideJob{"gokvm", argv, word, insideLimit})
+		t.jobs = append(t.jobs, insideJob{Name: "gokvm", Argv: argv, Word: word, Limit: insideLimit})
 	}
-	data, err := json.Marshal(list)
+	out, err := t.run("start-" + word)
 	if err != nil {
 		return err
 	}
-	planFile := filepath.Join(e.dir, "inside.json")
+	return insideSubjects(p, out, linux)
+}
+
+// insideTestbed is a run of jobs in the testbed, in preparation.
+type insideTestbed struct {
+	e       *environment
+	inside  environment // as the testbed sees it
+	machine machine     // with the names there
+	bed     guesttest.Testbed
+	jobs    []insideJob
+}
+
+// newInside puts the programs and a guest into a testbed.
+func (e *environment) newInside(m machine) (*insideTestbed, error) {
+	self, err := e.build("bench", "./bench")
+	if err != nil {
+		return nil, err
+	}
+	t := &insideTestbed{e: e, inside: *e, machine: m}
+	t.inside.gvmspawn = "/bin/gvmspawn"
+	t.bed = guesttest.Testbed{Script: "bench " + insideFlag + " /inside.json", Timeout: 8 * time.Minute,
+		Files: map[string]string{"bin/gvmspawn": e.gvmspawn, "bin/bench": self, "guest/kernel": m.kernel, "guest/initrd": m.initrd}}
+	t.machine.kernel, t.machine.initrd = "/guest/kernel", "/guest/initrd"
+	return t, nil
+}
+
+// qemu is the command line of QEMU in the testbed.
+func (t *insideTestbed) qemu(m machine, socket string) []string {
+	return append(qemuArgs("/bin/qemu-system-x86_64", m, "kvm", socket), "-L", "/qemu")
+}
+
+// run returns what the jobs printed; those of one name run only once.
+func (t *insideTestbed) run(name string) (string, error) {
+	name = "testbed-" + name
+	if t.e.made[name] != "" {
+		return t.e.made[name], nil
+	}
+	data, err := json.Marshal(t.jobs)
+	if err != nil {
+		return "", err
+	}
+	planFile := filepath.Join(t.e.dir, "inside.json")
 	if err := os.WriteFile(planFile, data, 0o644); err != nil {
-		return err
+		return "", err
 	}
-	files["inside.json"] = planFile
-	if e.made["testbed-"+word] == "" {
-		res := guesttest.Testbed{Script: "bench " + insideFlag + " /inside.json", Files: files, Timeout: 8 * time.Minute}.Run(e.host)
-		e.made["testbed-"+word] = res.Output
-	}
-	return insideSubjects(p, e.made["testbed-"+word], linux)
+	t.bed.Files["inside.json"] = planFile
+	t.e.made[name] = t.bed.Run(t.e.host).Output
+	return t.e.made[name], nil
 }
 
 // insideLimit is in the testbed's seconds, several times as long outside.
@@ -169,40 +225,6 @@ func insideSubjects(p *plan, output string, linux bool) error {
 	}
 	if !found {
 		return fmt.Errorf("the testbed left no results; its job printed: %s", output)
-	}
-	return nil
-}
-
-// carryQEMU adds QEMU, the libraries that it needs and its firmware.
-func carryQEMU(files map[string]string) error {
-	qemu, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		return errors.New("QEMU is not installed")
-	}
-	files["bin/qemu-system-x86_64"] = qemu
-	out, err := exec.Command("ldd", qemu).Output()
-	if err != nil {
-		return fmt.Errorf("libraries of QEMU: %w", err)
-	}
-	for line := range strings.Lines(string(out)) {
-		for _, w := range strings.Fields(line) {
-			if !filepath.IsAbs(w) {
-				continue
-			}
-			// A name in the archive, and the file behind its links.
-			real, err := filepath.EvalSymlinks(w)
-			if err != nil {
-				return err
-			}
-			files[strings.TrimPrefix(w, "/")] = real
-		}
-	}
-	for _, f := range firmware {
-		real, err := filepath.EvalSymlinks(filepath.Join("/usr/share/qemu", f))
-		if err != nil {
-			return fmt.Errorf("firmware of QEMU: %w", err)
-		}
-		files["qemu/"+f] = real
 	}
 	return nil
 }

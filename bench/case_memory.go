@@ -11,6 +11,14 @@ import (
 	"time"
 )
 
+// memoryMetrics are what is watched of an idle guest's VMM. "own private" is its
+// own memory without the program's file, which all its processes share;
+// "wake-ups" are the threads' that do not run guest code, which on a software CPU
+// are none.
+var memoryMetrics = []metric{
+	{"own memory", "MiB", false}, {"own private", "MiB", false}, {"guest memory", "MiB", false}, {"wake-ups", "1/s", false}, {"CPU-wake-ups", "1/s", false},
+	{"CPU", "%", false}, {"guest-interrupts", "1/s", false}, {"threads", "", false}}
+
 // memoryCase watches the process of an idle guest.
 var memoryCase = benchmark{
 	name:  "memory",
@@ -21,9 +29,7 @@ var memoryCase = benchmark{
 		if err != nil {
 			return nil, err
 		}
-		p := &plan{metrics: []metric{
-			{"own memory", "MiB", false}, {"guest memory", "MiB", false}, {"wake-ups", "1/s", false},
-			{"CPU", "%", false}, {"guest-interrupts", "1/s", false}, {"threads", "", false}}}
+		p := &plan{metrics: memoryMetrics}
 		m := machine{kernel: k.Path, initrd: initrd, ram: 512, append: "bench.jobs=idle"}
 		p.subjects = append(p.subjects, idleSubject("gvmspawn", m, e.gvmspawnArgs(m, "no")))
 		if qemu, err := exec.LookPath("qemu-system-x86_64"); err == nil {
@@ -79,18 +85,27 @@ func watchIdle(pid, ram int) (numbers, error) {
 		return nil, err
 	}
 	seconds := time.Since(start).Seconds()
-	own, guest, err := readMemory(pid, ram)
+	own, private, guest, err := readMemory(pid, ram)
 	if err != nil {
 		return nil, err
 	}
 	return numbers{
-		"own memory": own, "guest memory": guest, "threads": float64(after.count),
-		"wake-ups": float64(after.switches-before.switches) / seconds,
+		"own memory": own, "own private": private, "guest memory": guest, "threads": float64(after.count),
+		"wake-ups":     float64(after.switches-before.switches) / seconds,
+		"CPU-wake-ups": float64(after.guestSwitches-before.guestSwitches) / seconds,
 		"CPU":      float64(after.ticks-before.ticks) / seconds, // a tick is 10 ms
 	}, nil
 }
 
-type threads struct{ count, switches, ticks int }
+type threads struct{ count, switches, guestSwitches, ticks int }
+
+// inGuest reports whether a thread runs guest code: it is in an ioctl, KVM_RUN.
+func inGuest(task string) bool {
+	const ioctl, run = "16", "0xae80"
+	call, _ := os.ReadFile(task + "/syscall")
+	f := strings.Fields(string(call))
+	return len(f) > 2 && f[0] == ioctl && f[2] == run
+}
 
 // readThreads sums voluntary context switches and CPU ticks of all threads.
 func readThreads(pid int) (threads, error) {
@@ -108,7 +123,11 @@ func readThreads(pid int) (threads, error) {
 		for line := range strings.Lines(string(status)) {
 			var n int
 			if _, err := fmt.Sscanf(line, "voluntary_ctxt_switches: %d", &n); err == nil {
-				t.switches += n
+				if inGuest(d) {
+					t.guestSwitches += n
+				} else {
+					t.switches += n
+				}
 			}
 		}
 		stat, _ := os.ReadFile(d + "/stat")
@@ -124,28 +143,35 @@ func readThreads(pid int) (threads, error) {
 	return t, nil
 }
 
-// readMemory returns the resident memory in MiB that is not the guest's, and
-// the guest's. The guest's mapping is recognised by its size.
-func readMemory(pid, ram int) (own, guest float64, err error) {
+// readMemory returns the resident memory in MiB that is not the guest's, what of
+// it is not the program's file, and the guest's. The guest's mapping is
+// recognised by its size.
+func readMemory(pid, ram int) (own, private, guest float64, err error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	defer f.Close()
-	size := 0
+	size, file := 0, false
 	for s := bufio.NewScanner(f); s.Scan(); {
 		var kib int
+		if fields := strings.Fields(s.Text()); len(fields) >= 5 && strings.Contains(fields[0], "-") {
+			file = len(fields) > 5 && fields[1][1] == '-' && filepath.IsAbs(fields[5])
+		}
 		if _, err := fmt.Sscanf(s.Text(), "Size: %d kB", &kib); err == nil {
 			size = kib
 		}
 		if _, err := fmt.Sscanf(s.Text(), "Rss: %d kB", &kib); err != nil {
 			continue
 		}
-		if size >= ram<<10 && size <= (ram+4)<<10 {
-			guest += float64(kib) / 1024
-		} else {
-			own += float64(kib) / 1024
+		switch mib := float64(kib) / 1024; {
+		case size >= ram<<10 && size <= (ram+4)<<10:
+			guest += mib
+		case file:
+			own += mib
+		default:
+			own, private = own+mib, private+mib
 		}
 	}
-	return own, guest, nil
+	return own, private, guest, nil
 }

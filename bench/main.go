@@ -73,7 +73,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 // cases are all that can be measured, in the order of the table.
 var cases = []benchmark{
 	startCase, bootSoftCase, treeSoftCase, computeCase,
-	kvmStartCase, kvmBootCase,
+	kvmStartCase, kvmBootCase, kvmMemoryCase,
+	kvmFSCase, kvmMetaCase, kvmDAXCase,
 	memoryCase, sizeCase,
 	fsCase, metaCase, fsDAXCase,
 	blkCase, netCase, vsockCase,
