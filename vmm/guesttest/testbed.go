@@ -3,6 +3,7 @@ package guesttest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/therootcompany/xz"
 	"github.com/u-root/u-root/pkg/cpio"
 )
 
@@ -28,6 +30,8 @@ type Testbed struct {
 	Files map[string]string
 	// Disks are raw images, /dev/vda and following. Writes are lost.
 	Disks []string
+	// Kernel is the asset that runs it, "kernel-bookworm" if "".
+	Kernel string
 	// Modules are loaded besides KVM's, with what they depend on.
 	Modules []string
 	// SMP runs two CPUs in real time. Otherwise there is one and time is the
@@ -57,7 +61,7 @@ const (
 func (b Testbed) Run(t testing.TB) Result {
 	t.Helper()
 	qemu := nestedQEMU(t)
-	kernel := KernelAsset(t, "kernel-bookworm")
+	kernel := KernelAsset(t, cmp.Or(b.Kernel, "kernel-bookworm"))
 	initrd := filepath.Join(t.TempDir(), "testbed.cpio")
 	if err := b.writeInitrd(initrd, kernel, Busybox(t)); err != nil {
 		t.Fatal(err)
@@ -249,8 +253,33 @@ func (a *archive) tree(name, from string) {
 	}
 }
 
-// modules adds modules with their dependencies, uncompressed as bookworm ships
-// them, and the lists that modprobe reads.
+// module adds a module that may be compressed.
+func (a *archive) module(name, from string) {
+	if !strings.HasSuffix(from, ".xz") {
+		a.file(name, from)
+		return
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		a.err = err
+		return
+	}
+	defer f.Close()
+	r, err := xz.NewReader(f, 0)
+	if err != nil {
+		a.err = fmt.Errorf("testbed: %s: %w", from, err)
+		return
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		a.err = fmt.Errorf("testbed: %s: %w", from, err)
+		return
+	}
+	a.text(name, string(data), 0o644)
+}
+
+// modules adds modules with their dependencies, uncompressed, and the lists that
+// modprobe reads.
 func (a *archive) modules(k Kernel, names []string) {
 	base := "lib/modules/" + k.Version
 	deps, err := os.ReadFile(filepath.Join(k.Dir, base, "modules.dep"))
@@ -258,18 +287,20 @@ func (a *archive) modules(k Kernel, names []string) {
 		a.err = err
 		return
 	}
-	for _, list := range []string{"modules.dep", "modules.alias", "modules.builtin"} {
+	a.text(base+"/modules.dep", strings.ReplaceAll(string(deps), ".ko.xz", ".ko"), 0o644)
+	for _, list := range []string{"modules.alias", "modules.builtin"} {
 		a.file(base+"/"+list, filepath.Join(k.Dir, base, list))
 	}
 	for line := range strings.Lines(string(deps)) {
 		path, needs, _ := strings.Cut(strings.TrimSpace(line), ":")
-		name := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
+		name, _, _ := strings.Cut(filepath.Base(path), ".")
+		name = strings.ReplaceAll(name, "-", "_")
 		for _, want := range names {
 			if name != want {
 				continue
 			}
 			for _, f := range append(strings.Fields(needs), path) {
-				a.file(base+"/"+f, filepath.Join(k.Dir, base, f))
+				a.module(base+"/"+strings.TrimSuffix(f, ".xz"), filepath.Join(k.Dir, base, f))
 			}
 		}
 	}

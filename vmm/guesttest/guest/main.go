@@ -4,6 +4,7 @@
 //
 //	guest files DIR             what a file system must do, one by one
 //	guest stress DIR            many writers at once, then "SUM …" of the tree
+//	guest truncated FILE        map a file with DAX, and see its end become zeroes
 //	guest sum DIR               "SUM …" of a tree
 //	guest notify FIELD...       tell the service manager on the host, as systemd would
 //	guest listen SOCKET         print what a service manager is told there, "NOTIFIED field"
@@ -36,6 +37,8 @@ func main() {
 	case "stress":
 		stress(args[0])
 		sum(args[0])
+	case "truncated":
+		check("truncated", truncated(args[0]))
 	case "sum":
 		sum(args[0])
 	case "notify":
