@@ -93,7 +93,7 @@ func watchIdle(pid, ram int) (numbers, error) {
 		"own memory": own, "own private": private, "guest memory": guest, "threads": float64(after.count),
 		"wake-ups":     float64(after.switches-before.switches) / seconds,
 		"CPU-wake-ups": float64(after.guestSwitches-before.guestSwitches) / seconds,
-		"CPU":      float64(after.ticks-before.ticks) / seconds, // a tick is 10 ms
+		"CPU":          float64(after.ticks-before.ticks) / seconds, // a tick is 10 ms
 	}, nil
 }
 
