@@ -29,7 +29,7 @@ var importTable = []struct {
 	{"bench", []string{"*"}, []string{"*"}},
 	{"bench/*", []string{"*"}, []string{"*"}},
 	{"vmm/guesttest/*", []string{"vmm/guesttest/*"}, []string{"github.com/mdlayher/vsock", "github.com/google/go-tpm"}}, // the guest's side
-	{"vmm/guesttest", []string{"vmm", "boot/*"}, []string{"github.com/u-root/u-root"}},
+	{"vmm/guesttest", []string{"vmm", "boot/*"}, []string{"github.com/u-root/u-root", "github.com/therootcompany/xz"}},
 	{"vmm/layout", nil, nil},
 	{"vmm/mem", nil, nil},
 	{"vmm/disk*", []string{"vmm/disk*"}, []string{"github.com/klauspost/compress"}},
