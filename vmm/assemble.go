@@ -45,6 +45,9 @@ func (m *Machine) assemble() error {
 	if err := m.addTPM(); err != nil {
 		return err
 	}
+	if err := m.addHealth(); err != nil {
+		return err
+	}
 	host, err := m.addPCI()
 	if err != nil {
 		return err
@@ -197,7 +200,14 @@ var restartStub = []byte{
 // load writes tables and kernel into guest memory and sets the boot CPU's
 // registers.
 func (m *Machine) load(img *linux.Image) error {
-	rsdp, err := acpi.Write(m.mem, m.acpi())
+	tables := m.acpi()
+	if m.cfg.Generation != [16]byte{} {
+		tables.Devices = append(tables.Devices, acpi.VMGenID(layout.Generation))
+		if err := m.putGeneration(); err != nil {
+			return err
+		}
+	}
+	rsdp, err := acpi.Write(m.mem, tables)
 	if err != nil {
 		return err
 	}
@@ -208,13 +218,13 @@ func (m *Machine) load(img *linux.Image) error {
 		return err
 	}
 	top := mem.GPA(min(m.cfg.RAM, layout.LowRAMEnd))
-	tables, err := smbios.Write(m.mem, top, m.smbios())
+	strings, err := smbios.Write(m.mem, top, m.smbios())
 	if err != nil {
 		return err
 	}
-	if tables.Size > smbios.LinuxTableMax {
+	if strings.Size > smbios.LinuxTableMax {
 		return fmt.Errorf("the SMBIOS strings need %d KiB, but Linux reads no more than %d KiB: give fewer or shorter ones (--smbios11=)",
-			tables.Size>>10, smbios.LinuxTableMax>>10)
+			strings.Size>>10, smbios.LinuxTableMax>>10)
 	}
 	initrds, closeInitrds, err := openInitrds(m.cfg.Boot.Initrds)
 	if err != nil {
@@ -228,7 +238,7 @@ func (m *Machine) load(img *linux.Image) error {
 	regs, err := linux.Load(linux.Boot{
 		Memory: m.mem, Image: img, Initrds: initrds, MoreInitrds: m.synthesise(img),
 		CommandLine: line, RSDP: rsdp,
-		Reserved: []linux.Range{{Base: tables.Base, Size: tables.Size, Type: linux.E820Reserved}},
+		Reserved: []linux.Range{{Base: strings.Base, Size: strings.Size, Type: linux.E820Reserved}},
 		KASLR:    m.cfg.Boot.KASLR, Random: m.random(),
 	})
 	if err != nil {
@@ -240,6 +250,8 @@ func (m *Machine) load(img *linux.Image) error {
 // acpi is what the ACPI tables say.
 func (m *Machine) acpi() acpi.Config {
 	c := acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd()}
+	c.Devices = append(c.Devices, acpi.PanicDevice())
+	c.Tables = append(c.Tables, watchdogTable())
 	if m.cfg.TPM != nil {
 		c.Devices = append(c.Devices, acpi.TPM(layout.TPM, tpm.Size))
 		c.Tables = append(c.Tables, m.cfg.TPM.table())

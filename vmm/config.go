@@ -52,6 +52,9 @@ type Config struct {
 
 	// UUID is the SMBIOS system UUID in RFC 4122 order; all zeroes for none.
 	UUID [16]byte
+	// Generation is the generation identifier (VMGENID) in RFC 4122 order; all
+	// zeroes for none.
+	Generation [16]byte
 	// OEMStrings are SMBIOS type 11 strings.
 	OEMStrings []string
 	// Credentials go to systemd in the guest as SMBIOS type 11 strings, or by

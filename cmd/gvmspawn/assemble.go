@@ -101,7 +101,7 @@ func (p *plan) assemble(log *slog.Logger) error {
 	p.cfg = vmm.Config{
 		Name: p.name, CPUs: s.cpus.CPUs, Sockets: s.cpus.Sockets, Threads: s.cpus.Threads, RAM: s.ram.Size, RAMMax: s.ram.Max, UUID: s.uuid,
 		Accel:         map[arg.Tristate]vmm.Accel{arg.Auto: vmm.AccelAuto, arg.Yes: vmm.AccelKVM, arg.No: vmm.AccelSoft}[s.kvm],
-		Deterministic: s.deterministic, Seed: s.seed, Log: log, KVM: p.kvm,
+		Deterministic: s.deterministic, Seed: s.seed, Generation: p.generation(), Log: log, KVM: p.kvm,
 	}
 	if s.deterministic {
 		p.cfg.Accel = vmm.AccelSoft
@@ -125,6 +125,15 @@ func (p *plan) assemble(log *slog.Logger) error {
 		p.cfg.Credentials = append(p.cfg.Credentials, vmm.Credential(c))
 	}
 	return err
+}
+
+// generation is the machine's generation identifier. A deterministic machine
+// has none: it would differ each time.
+func (p *plan) generation() [16]byte {
+	if p.s.deterministic {
+		return [16]byte{}
+	}
+	return identity.Generation(os.Getenv("INVOCATION_ID"))
 }
 
 // rootFileSystem adds the image to the machine and returns what the kernel

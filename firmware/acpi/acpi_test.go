@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	uacpi "github.com/u-root/u-root/pkg/acpi"
 
@@ -26,9 +27,13 @@ func full() Config {
 			VirtioMMIO(0, aml.Edge, 10),
 			VMGenID(0xbfff_f000),
 			TPM(0xfed4_0000, 0x5000),
+			PanicDevice(),
 		},
 		Events: []Event{{2, aml.Notify("VMGN", 0x80)}},
-		Tables: []Table{TPM2(0xfed4_0040, 0, 0)},
+		Tables: []Table{
+			TPM2(0xfed4_0040, 0, 0),
+			Watchdog{Base: 0xfed2_1000, Tick: 100 * time.Millisecond, MinCount: 10, MaxCount: 1000}.Table(),
+		},
 	}
 }
 
@@ -102,7 +107,7 @@ func TestHeaders(t *testing.T) {
 	for _, b := range blobs[1:] {
 		sigs = append(sigs, string(b.Bytes[:4]))
 	}
-	if got := strings.Join(sigs, " "); got != "XSDT DSDT FACP APIC MCFG TPM2" {
+	if got := strings.Join(sigs, " "); got != "XSDT DSDT FACP APIC MCFG TPM2 WDAT" {
 		t.Errorf("tables: %s", got)
 	}
 	if !bytes.Equal(blobs[1].Bytes[headerSize:], listed) {

@@ -49,6 +49,9 @@ const (
 	// CommandLineMax is the room for it, including the NUL.
 	CommandLineMax = 0x10000
 
+	// Generation is the page with the generation identifier.
+	Generation = 0xdf000
+
 	// SMBIOSEntry is the _SM3_ anchor; a firmware-less kernel scans
 	// 0xF0000 to 0xFFFFF on 16-byte boundaries (SMBIOS 3.7 §5.2.2).
 	SMBIOSEntry = 0xf0000
@@ -92,6 +95,9 @@ const (
 	GED     = 0xfed2_0000
 	GEDSize = 0x10
 
+	// Watchdog is the watchdog's registers.
+	Watchdog = 0xfed2_1000
+
 	// TPM is where a PC's TPM is (TCG PC Client Platform TPM Profile).
 	TPM = 0xfed4_0000
 
@@ -116,6 +122,7 @@ const (
 	PortPIC2       = 0xa0
 	PortCOM1       = 0x3f8
 	PortDebugcon   = 0x402
+	PortPVPanic    = 0x505
 	PortFWCfg      = 0x510
 	// PortPM is the ACPI sleep control and status block, then the reset register.
 	PortPM       = 0x600

@@ -14,6 +14,7 @@
 //	guest ports                 read and write all I/O ports
 //	guest tpm-seal FILE         seal a secret to the TPM
 //	guest tpm-unseal FILE       get it back, once
+//	guest rtc                   the real-time clock's interrupts
 //	guest pci DEVICE-ID...      garbage into the PCI functions with these IDs
 package main
 
@@ -57,6 +58,8 @@ func main() {
 		check("tpm-seal", tpmSeal(args[0]))
 	case "tpm-unseal":
 		check("tpm-unseal", tpmUnseal(args[0]))
+	case "rtc":
+		check("rtc", rtcChecks())
 	case "pci":
 		check("pci", pci(args))
 	default:
