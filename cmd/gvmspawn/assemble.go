@@ -31,6 +31,7 @@ type plan struct {
 	partitions []image.Partition // of a disk image
 	options    []string          // kernel arguments of the boot entry
 	mounts     int               // shares besides the root
+	unified    bool              // firmware starts a whole UKI
 	files      []*os.File        // kernel and initrds, where cfg names /proc/self/fd
 }
 
@@ -118,11 +119,16 @@ func (p *plan) assemble(log *slog.Logger) error {
 			return err
 		}
 	}
-	p.cfg.Boot.CommandLine, err = s.commandLine(p.options, root)
+	line, err := s.commandLine(p.options, root)
 	p.cfg.Boot.KASLR = s.kaslr
-	p.cfg.OEMStrings = s.smbios11
+	p.cfg.OEMStrings = append([]string(nil), s.smbios11...)
 	for _, c := range s.credentials.List() {
 		p.cfg.Credentials = append(p.cfg.Credentials, vmm.Credential(c))
+	}
+	if p.byStub() {
+		p.cfg.OEMStrings = append(p.cfg.OEMStrings, stubStrings(line)...)
+	} else {
+		p.cfg.Boot.CommandLine = line
 	}
 	return err
 }
@@ -192,6 +198,9 @@ func (p *plan) rootDisk() ([]string, error) {
 		}
 	}
 	p.cfg.Disks = append(p.cfg.Disks, disk)
+	if p.byStub() {
+		return nil, nil // what is on the disk knows its root
+	}
 	if dev, ok := p.argument("root"); ok {
 		fsType, _ := p.argument("rootfstype")
 		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: !p.hasWord("rw")}

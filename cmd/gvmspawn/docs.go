@@ -28,7 +28,13 @@ var docs = map[string]string{
 	"port":        `May be given several times. The address is 127.0.0.1 unless one is given, the guest's port is the host's unless one is given.`,
 	"linux":       `Of a unified kernel image the kernel, initrds, microcode and command line are used, and those of add-ons beside it.`,
 	"initrd":      `Several are concatenated. Without any, one that mounts the root file system is made where the kernel needs it.`,
-	"firmware":    `With list the firmware descriptors of this host are listed.`,
+	"firmware": `With auto, the default, kernels are booted directly, and firmware starts only disk images in which no kernel was found, or where another option asks
+		for it. With uefi, firmware is chosen by QEMU's descriptors in $XDG_CONFIG_HOME/qemu/firmware, /etc/qemu/firmware and /usr/share/qemu/firmware. A path, absolute or
+		beginning with "./", is a descriptor, or an image named *.fd or *.bin. The kernel, if one is given or found in the directory, is then started by the firmware; it must have an
+		EFI stub. With list the descriptors of this host are listed, with describe that which would be used is printed.`,
+	"firmware-features": `Later lists add to earlier ones; an empty one forgets them, and the default, ~enrolled-keys, too.`,
+	"efi-nvram-state": `The default, auto, is a file beside the image with the suffix ".efinvramstate", which is made from the firmware's template. It is off for ephemeral machines:
+		then variables are forgotten at the end. "gvmspawn firmware vars" shows what is in such a file.`,
 	"bind": `Backslashes make the next character literal, so that paths with colons are possible. The guest needs systemd 254 or newer to mount them,
 		which gets them by the credential fstab.extra.`,
 	"bind-ro":      `That it is read-only is enforced on the host.`,
@@ -63,7 +69,7 @@ gvmspawn \- boot a directory or a disk image as a virtual machine
 `
 
 const manDescription = `.SH DESCRIPTION
-gvmspawn is a virtual machine monitor in one program: it needs neither QEMU nor firmware nor helpers.
+gvmspawn is a virtual machine monitor in one program: it needs neither QEMU nor helpers, and no firmware to boot a kernel.
 Its command line is that of \fBsystemd\-vmspawn\fR(1), so that it can take that program's place;
 options of its own are marked. The first argument that is no option, and all after it, are appended to
 the kernel command line. A kernel argument that is the name of a command below has to follow an option or "\-\-".

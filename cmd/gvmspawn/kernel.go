@@ -12,6 +12,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/bootentry"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/ext4"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/fat"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/firmware"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/image"
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
@@ -28,23 +29,41 @@ func (p *plan) kernel() error {
 		if err != nil && !errors.Is(err, image.ErrNoTable) {
 			return fmt.Errorf("%s: %w", p.image.Path, err)
 		}
-		if p.s.linux == "" {
-			return p.discovered(p.fromDisk(disk))
+		if p.s.linux == "" && p.s.wantsFirmware() == "" {
+			return p.fromDiskOrFirmware(disk)
 		}
 	}
+	if p.s.wantsFirmware() != "" {
+		if err := p.addFirmware(); err != nil {
+			return err
+		}
+		return p.firmwareKernel()
+	}
 	if p.s.linux == "" {
-		return p.discovered(p.fromDirectory())
+		return p.discovered(p.fromDirectory(bootentry.How{}))
 	}
 	return p.givenKernel()
+}
+
+// fromDiskOrFirmware uses the kernel in a disk image. Where we find none,
+// firmware may find something to start.
+func (p *plan) fromDiskOrFirmware(disk *vmm.DiskReader) error {
+	k, err := p.fromDisk(disk)
+	if !errors.Is(err, bootentry.ErrNone) || p.s.firmware == firmwareNone {
+		return p.discovered(k, err)
+	}
+	err = p.addFirmware()
+	if errors.Is(err, firmware.ErrNone) {
+		return fmt.Errorf("no kernel was found in %s, give one with --linux=; %w", p.image.Path, err)
+	}
+	return err
 }
 
 // givenKernel uses --linux= and --initrd=.
 func (p *plan) givenKernel() error {
 	s := p.s
-	for _, f := range append([]string{s.linux}, s.initrds...) {
-		if err := readable(f); err != nil {
-			return err
-		}
+	if err := p.readableKernel(); err != nil {
+		return err
 	}
 	k, err := bootentry.OpenUKI(s.linux, 0)
 	switch {
@@ -56,6 +75,16 @@ func (p *plan) givenKernel() error {
 	}
 	p.use(k)
 	p.cfg.Boot.Initrds = append(p.cfg.Boot.Initrds, s.initrds...)
+	return nil
+}
+
+// readableKernel checks the files of --linux= and --initrd=.
+func (p *plan) readableKernel() error {
+	for _, f := range append([]string{p.s.linux}, p.s.initrds...) {
+		if err := readable(f); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -74,13 +103,13 @@ func (p *plan) discovered(k *bootentry.Kernel, err error) error {
 
 // fromDirectory looks for a kernel in a directory. The initrd that a
 // distribution put beside it is left alone: it expects its root on a disk.
-func (p *plan) fromDirectory() (*bootentry.Kernel, error) {
+func (p *plan) fromDirectory(how bootentry.How) (*bootentry.Kernel, error) {
 	t, err := bootentry.OpenTree(p.image.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	return bootentry.FromTree(t, false)
+	return bootentry.FromTree(t, how)
 }
 
 // fromDisk looks for a kernel in a disk: by the boot entries of its EFI system
@@ -88,6 +117,7 @@ func (p *plan) fromDirectory() (*bootentry.Kernel, error) {
 // a partition or the whole disk.
 func (p *plan) fromDisk(disk *vmm.DiskReader) (*bootentry.Kernel, error) {
 	var boot []fs.FS
+	how := bootentry.How{Initrd: true}
 	for _, typ := range []string{image.TypeESP, image.TypeXBOOTLDR} {
 		if part := image.Find(p.partitions, typ); part != nil {
 			if fsys := openVolume(io.NewSectionReader(disk, part.Start, part.Size)); fsys != nil {
@@ -95,7 +125,7 @@ func (p *plan) fromDisk(disk *vmm.DiskReader) (*bootentry.Kernel, error) {
 			}
 		}
 	}
-	k, err := bootentry.FromPartitions(boot...)
+	k, err := bootentry.FromPartitions(how, boot...)
 	if !errors.Is(err, bootentry.ErrNone) {
 		return k, err
 	}
@@ -107,7 +137,7 @@ func (p *plan) fromDisk(disk *vmm.DiskReader) (*bootentry.Kernel, error) {
 	if fsys == nil {
 		return nil, bootentry.ErrNone
 	}
-	return bootentry.FromTree(fsys, true)
+	return bootentry.FromTree(fsys, how)
 }
 
 // openVolume opens a file system that we can read, else it returns nil.

@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/firmware"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
 )
@@ -58,11 +60,12 @@ func (c *command) main(args []string) (int, error) {
 		fmt.Fprintf(c.stdout, "gvmspawn %s\n", version())
 		return 0, nil
 	case s.list == "firmware":
-		listFirmware(c.stdout, firmwareDirectories())
-		return 0, nil
+		return 0, c.listFirmware()
 	case s.list == "firmware-features":
-		listFirmwareFeatures(c.stdout)
-		return 0, nil
+		_, err := fmt.Fprintln(c.stdout, strings.Join(firmware.FeatureNames, "\n"))
+		return 0, err
+	case s.describe:
+		return 0, c.describeFirmware(s)
 	}
 	return c.spawn(s)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,6 +75,11 @@ func TestBadInput(t *testing.T) {
 	must(os.WriteFile(filepath.Join(dir, "file"), []byte("not a kernel"), 0o644))
 	must(os.WriteFile(filepath.Join(dir, "big"), make([]byte, 1<<20+1), 0o644))
 	must(os.WriteFile(filepath.Join(dir, "disk"), make([]byte, 1<<20), 0o644))
+	must(os.WriteFile(filepath.Join(dir, "file.fd"), []byte("not a firmware"), 0o644))
+	must(os.WriteFile(filepath.Join(dir, "erased"), bytes.Repeat([]byte{0xff}, 8192), 0o644))
+	must(os.WriteFile(filepath.Join(dir, "firmware.json"), fmt.Appendf(nil, `{"interface-types": ["uefi"], "features": [],
+		"mapping": {"device": "flash", "executable": {"filename": "%s/file.fd", "format": "raw"}, "nvram-template": {"filename": "/nonexistent", "format": "raw"}},
+		"targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}]}`, dir), 0o644))
 	zeroes := "00000000-0000-0000-0000-000000000000"
 	for _, c := range []struct{ args, want string }{
 		// getopt
@@ -188,11 +194,27 @@ func TestBadInput(t *testing.T) {
 		{"--tpm-state=name", "absolute path or path starting with './' required"},
 		{"--deterministic --tpm=yes", "cannot be combined"},
 		// what does not exist yet says so
-		{"--firmware=uefi", "firmware is not supported yet"},
+		{"--firmware=bios", "a BIOS is not supported"},
 		{"--firmware=name", "absolute path or path starting with './' required"},
-		{"--firmware-features=secure-boot", "firmware is not supported yet"},
+		{"--firmware=none --secure-boot=yes", "options --firmware=none and --secure-boot= or --firmware-features= cannot be combined"},
+		{"--firmware=none --efi-nvram-state=/x", "options --firmware=none and --efi-nvram-state= cannot be combined"},
+		{"--firmware=uefi --deterministic", "options --deterministic and --firmware= cannot be combined"},
+		{"-D tree --firmware=" + dir + "/nonexistent.json", "option --firmware: " + dir + "/nonexistent.json: no such file or directory"},
+		{"-D tree --firmware=" + dir + "/file", "file is not a firmware descriptor: "},
+		{"-D tree --firmware=" + dir + "/nonexistent.fd", "nonexistent.fd: no such file or directory"},
+		{"-D tree --firmware-features=intel-tdx", "no UEFI firmware can be used: "},
+		{"-D tree --firmware=" + dir + "/firmware.json", "cannot read /nonexistent, the template of the EFI variables: no such file"},
+		{"-D tree --firmware=" + dir + "/firmware.json --efi-nvram-template=./file", "file is not a template of EFI variables"},
+		{"-D tree --firmware=" + dir + "/firmware.json --efi-nvram-template=./erased --efi-nvram-state=./file", "file has "},
+		{"-D tree --firmware=" + dir + "/firmware.json --efi-nvram-template=./erased --efi-nvram-state=off --linux=file", "file has no EFI stub, so firmware cannot start it"},
+		{"-D tree --firmware=" + dir + "/file.fd --efi-nvram-state=/x", "give one with --efi-nvram-template="},
+		{"--efi-nvram-template=name", "absolute path or path starting with './' required"},
+		{"--efi-nvram-state=name", "absolute path or path starting with './' required"},
+		{"--secure-boot=maybe", "expected yes, no or auto"},
+		{"firmware", "expected 'firmware list' or 'firmware vars PATH'"},
+		{"firmware vars file", "not an EFI variable store"},
+		{"firmware vars nonexistent", "no such file or directory"},
 		{"--firmware-features=nope", "unknown firmware feature nope"},
-		{"--secure-boot=yes", "Secure Boot is not supported yet"},
 		{"--coco=tdx", "confidential computing is not supported yet"},
 		{"--coco=x", "expected no, sev-snp or tdx"},
 		{"--console=gui", "a graphical console is not supported yet"},

@@ -87,6 +87,14 @@ func requiredPath(s string) (string, error) {
 	return arg.Path(s)
 }
 
+// optionalPath is a path with an explicit beginning; an empty one resets the option.
+func optionalPath(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	return arg.ExplicitPath(s)
+}
+
 // table is every option, grouped as in --help.
 func (s *settings) table() getopt.Table {
 	return getopt.Table{
@@ -163,11 +171,11 @@ func (s *settings) executionOptions() []getopt.Option {
 	return []getopt.Option{
 		{Long: "linux", Arg: "PATH", Files: "file", Help: "Kernel to boot: bzImage, vmlinux or unified kernel image", Set: value(&s.linux, arg.Path)},
 		{Long: "initrd", Arg: "PATH", Files: "file", Help: "Initial RAM disk; may be given several times", Set: list(&s.initrds, requiredPath)},
-		{Long: "firmware", Arg: "auto|none|PATH|list", Values: []string{"auto", "none", "uefi", "bios", "list", "describe"}, Files: "file", Help: "Firmware; only booting without it is supported yet", Set: s.setFirmware},
-		{Long: "firmware-features", Arg: "FEATURE,…", Help: "Features that the firmware must have, or with ~ must not have", Set: s.setFirmwareFeatures},
-		{Long: "secure-boot", Arg: "BOOL", Values: tristateWords, Help: "Whether the firmware must support Secure Boot", Set: notYes("Secure Boot is")},
-		{Long: "efi-nvram-template", Arg: "PATH", Files: "file", Help: "Initial EFI variables (not supported yet)", Set: unsupported("EFI variables are")},
-		{Long: "efi-nvram-state", Arg: "PATH", Files: "file", Help: "Where EFI variables are kept: off, auto or a path (not supported yet)", Set: stateOption("EFI variables are")},
+		{Long: "firmware", Arg: "WORD|PATH", Values: []string{firmwareAuto, firmwareNone, firmwareUEFI, firmwareList, firmwareDescribe}, Files: "file", Help: "Firmware: uefi, none, auto, the path of a descriptor, or list or describe to show it", Set: s.setFirmware},
+		{Long: "firmware-features", Arg: "FEATURE,…", Help: "Features that the firmware must have, or with ~ must not have, or list to show them", Set: s.setFirmwareFeatures},
+		{Long: "secure-boot", Arg: "BOOL", Values: tristateWords, Help: "Whether the firmware must support Secure Boot", Set: func(v string) error { return s.features.SetSecureBoot(v) }},
+		{Long: "efi-nvram-template", Arg: "PATH", Files: "file", Help: "Initial EFI variables instead of the firmware's own", Set: value(&s.template, optionalPath)},
+		{Long: "efi-nvram-state", Arg: "PATH", Files: "file", Help: "Where EFI variables are kept: auto (beside the image), off or a path", Set: s.setVariables},
 		{Long: "smbios11", Short: 's', Arg: "STRING", Help: "Pass an SMBIOS type 11 string to the guest", Set: list(&s.smbios11, valid(arg.UTF8))},
 		{Long: "coco", Aliases: []string{"confidential-computing"}, Arg: "TYPE", Values: []string{"no", "sev-snp", "tdx"}, Help: "Confidential computing (not supported yet)", Set: setCoCo},
 		{Long: "kaslr", Own: true, Arg: "BOOL", Values: boolWords, Help: "Let the kernel choose its address, at the price of a slower start", Set: value(&s.kaslr, arg.Bool)},
@@ -266,62 +274,6 @@ func (s *settings) setBackground(v string) error {
 		return err
 	}
 	s.background, s.backgroundSet = v, true
-	return nil
-}
-
-// notYes takes a tristate for something that we do not have.
-func notYes(what string) func(string) error {
-	return func(v string) error {
-		t, err := arg.ParseTristate(v)
-		if err == nil && t == arg.Yes {
-			return fmt.Errorf("%s not supported yet", what)
-		}
-		return err
-	}
-}
-
-// stateOption takes the words that mean "as you like", and refuses a path.
-func stateOption(what string) func(string) error {
-	return func(v string) error {
-		if t, err := arg.ParseTristate(v); err == nil && t != arg.Yes || v == "off" {
-			return nil
-		}
-		return fmt.Errorf("%s not supported yet", what)
-	}
-}
-
-func (s *settings) setFirmware(v string) error {
-	switch v {
-	case "", "auto", "none":
-		return nil
-	case "list":
-		s.list = "firmware"
-		return getopt.ErrStop
-	case "uefi", "bios", "describe":
-		return errors.New("firmware is not supported yet, kernels are booted directly; use auto or none")
-	}
-	if _, err := arg.ExplicitPath(v); err != nil {
-		return err
-	}
-	return errors.New("firmware is not supported yet, kernels are booted directly; use auto or none")
-}
-
-func (s *settings) setFirmwareFeatures(v string) error {
-	if v == "list" {
-		s.list = "firmware-features"
-		return getopt.ErrStop
-	}
-	if v == "" {
-		return nil
-	}
-	for f := range strings.SplitSeq(v, ",") {
-		if err := arg.OneOf(strings.TrimPrefix(f, "~"), firmwareFeatures); err != nil {
-			return fmt.Errorf("unknown firmware feature %s", arg.Printable(f))
-		}
-		if !strings.HasPrefix(f, "~") {
-			return errors.New("firmware is not supported yet, so no feature of it can be required")
-		}
-	}
 	return nil
 }
 

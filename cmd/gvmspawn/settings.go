@@ -6,6 +6,7 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/credential"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/firmware"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/journal"
 )
 
@@ -44,6 +45,14 @@ type settings struct {
 	seed                    uint64
 	dax                     uint64
 	gdb                     string // "", a port or unix:PATH
+
+	// Firmware.
+	firmware      string // a word or a path
+	describe      bool
+	features      *firmware.Features
+	template      string // of EFI variables, "" for the firmware's
+	variables     firmware.Keep
+	variablesPath string // of KeepFile
 
 	// Properties and system integration.
 	register         arg.Tristate
@@ -88,7 +97,7 @@ func newSettings() *settings {
 	return &settings{
 		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk",
 		notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
-		stopTimeout: 90, tpmState: tpmStateAuto,
+		stopTimeout: 90, tpmState: tpmStateAuto, firmware: firmwareAuto, features: firmware.NewFeatures(),
 	}
 }
 
@@ -123,6 +132,9 @@ func (s *settings) check() error {
 	}
 	if s.keepUnit && (s.slice != "" || len(s.properties) > 0) {
 		return errors.New("options --slice= and --property= cannot be combined with --keep-unit: they are about a scope of the machine's own")
+	}
+	if err := s.checkFirmware(); err != nil {
+		return err
 	}
 	return s.checkDeterministic()
 }

@@ -46,6 +46,7 @@ func verbs() []verb {
 		{"ssh", "[-t] [USER@]NAME [COMMAND...]", "Log in to a machine, or run a command in it", true, (*command).ssh},
 		{"console", "NAME", "Attach to a machine's console; ^] three times within a second leaves it", true, (*command).attachConsole},
 		{"connect", "NAME PORT", "Connect standard input and output with a vsock port of a machine", true, (*command).connect},
+		{"firmware", "list | vars PATH", "List the firmware of this host, or the EFI variables in a file", false, (*command).firmware},
 		{"completion", "bash|zsh|fish", "Print a completion script for a shell", false, (*command).completion},
 		{"man", "", "Print the manual page", false, (*command).man},
 	}

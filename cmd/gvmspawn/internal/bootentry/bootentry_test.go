@@ -113,7 +113,7 @@ func TestFromTree(t *testing.T) {
 		"entries are a file":  {[]string{"boot/loader/entries", "x"}, "no kernel was found"},
 		"case of names (FAT)": {[]string{"boot/loader/entries/A.CONF", "linux k\n", "boot/k", "K"}, "K "},
 	} {
-		k, err := FromTree(tree(t, c.files...), false)
+		k, err := FromTree(tree(t, c.files...), How{})
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -128,7 +128,7 @@ func TestFromTree(t *testing.T) {
 }
 
 func TestDistributionInitrd(t *testing.T) {
-	k, err := FromTree(tree(t, "boot/vmlinuz-6", "K", "boot/initrd.img-6", "I"), true)
+	k, err := FromTree(tree(t, "boot/vmlinuz-6", "K", "boot/initrd.img-6", "I"), How{Initrd: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package bootentry
 
 import (
+	"debug/pe"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ type Kernel struct {
 	Initrds []*os.File
 	// Options begin the kernel command line.
 	Options string
+	// UKI says that Kernel is a whole unified kernel image.
+	UKI bool
 	// From says where it was found, for people.
 	From string
 }
@@ -42,25 +45,32 @@ const maxKernel = 2 << 30
 // ErrNone is returned where there is no kernel.
 var ErrNone = errors.New("no kernel was found")
 
+// How says how a kernel is to be found and opened.
+type How struct {
+	// Initrd takes the initrd that a distribution put beside a kernel without a
+	// boot entry, and which expects its root on a disk.
+	Initrd bool
+	// Whole leaves a UKI in one piece: firmware is to start it.
+	Whole bool
+}
+
 // FromTree finds the kernel of a directory tree: the default boot entry of
-// efi and boot in it, else the newest kernel in usr/lib/modules or boot. In
-// the latter case the initrd of the distribution, which expects its root on a
-// disk, is only used if initrd is set.
-func FromTree(t fs.FS, initrd bool) (*Kernel, error) {
-	k, err := FromPartitions(prefixed(t, "efi"), prefixed(t, "boot"))
+// efi and boot in it, else the newest kernel in usr/lib/modules or boot.
+func FromTree(t fs.FS, how How) (*Kernel, error) {
+	k, err := FromPartitions(how, prefixed(t, "efi"), prefixed(t, "boot"))
 	if errors.Is(err, ErrNone) {
-		return fromDistribution(t, initrd)
+		return fromDistribution(t, how)
 	}
 	return k, err
 }
 
 // FromPartitions finds the kernel of boot partitions: that of the default entry.
-func FromPartitions(partitions ...fs.FS) (*Kernel, error) {
+func FromPartitions(how How, partitions ...fs.FS) (*Kernel, error) {
 	entries := Find(partitions...)
 	if len(entries) == 0 {
 		return nil, ErrNone
 	}
-	k, err := entries[0].Load()
+	k, err := entries[0].load(how.Whole)
 	if err != nil {
 		return nil, fmt.Errorf("boot entry %s: %w", entries[0].ID, err)
 	}
@@ -71,14 +81,14 @@ func FromPartitions(partitions ...fs.FS) (*Kernel, error) {
 type candidate struct{ version, kernel string }
 
 // fromDistribution finds kernels that no boot entry names.
-func fromDistribution(fsys fs.FS, initrd bool) (*Kernel, error) {
+func fromDistribution(fsys fs.FS, how How) (*Kernel, error) {
 	found := installed(fsys)
 	if len(found) == 0 {
 		return nil, ErrNone
 	}
 	sort.SliceStable(found, func(i, j int) bool { return image.CompareVersions(found[i].version, found[j].version) > 0 })
 	e := Entry{FS: fsys, ID: found[0].version, Kernel: found[0].kernel}
-	if initrd {
+	if how.Initrd {
 		v := found[0].version
 		for _, p := range []string{"usr/lib/modules/" + v + "/initrd", "boot/initrd.img-" + v, "boot/initramfs-" + v + ".img", "boot/initrd-" + v,
 			"boot/initrd.img", "initrd.img", "boot/initramfs-linux.img"} {
@@ -88,7 +98,7 @@ func fromDistribution(fsys fs.FS, initrd bool) (*Kernel, error) {
 			}
 		}
 	}
-	return e.Load()
+	return e.load(how.Whole)
 }
 
 func installed(fsys fs.FS) (found []candidate) {
@@ -114,7 +124,10 @@ func installed(fsys fs.FS) (found []candidate) {
 }
 
 // Load opens an entry's files, and takes a UKI apart.
-func (e *Entry) Load() (_ *Kernel, err error) {
+func (e *Entry) Load() (*Kernel, error) { return e.load(false) }
+
+// load is Load, or leaves a UKI whole.
+func (e *Entry) load(whole bool) (_ *Kernel, err error) {
 	k := &Kernel{Options: e.Options, From: e.Kernel}
 	defer func() {
 		if err != nil {
@@ -123,6 +136,10 @@ func (e *Entry) Load() (_ *Kernel, err error) {
 	}()
 	u, done, err := openUKI(e.FS, e.Kernel, false)
 	switch {
+	case err == nil && whole:
+		done()
+		k.UKI = true
+		k.Kernel, err = open(e.FS, e.Kernel)
 	case err == nil:
 		defer done()
 		err = k.addUKI(u, e.FS, e.Kernel, e.Profile)
@@ -151,6 +168,40 @@ func OpenUKI(name string, profile int) (*Kernel, error) {
 		k.From = name
 	}
 	return k, err
+}
+
+// Kind is what a kernel's file is to firmware.
+type Kind uint8
+
+// Values of Kind.
+const (
+	// NotPE cannot be started by UEFI firmware.
+	NotPE Kind = iota
+	// PE is an EFI executable, such as a kernel with EFI stub.
+	PE
+	// Unified is a UKI.
+	Unified
+)
+
+// Inspect says what the kernel at a path of the host is.
+func Inspect(name string) (Kind, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return NotPE, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return NotPE, err
+	}
+	if _, err := ParseUKI(f, fi.Size(), false); err == nil {
+		return Unified, nil
+	}
+	image, err := pe.NewFile(f)
+	if err != nil {
+		return NotPE, nil
+	}
+	return PE, image.Close()
 }
 
 // addUKI adds the parts of a UKI and its add-ons (systemd-stub(7)).
