@@ -24,12 +24,14 @@ type debian struct {
 }
 
 // newDebian copies the tree, so that the guest may write to it.
-func newDebian(t *testing.T) *debian {
+func newDebian(t *testing.T) *debian { return newDebianTree(t, "tree-trixie") }
+
+func newDebianTree(t *testing.T, name string) *debian {
 	t.Helper()
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots a Debian tree, on the software CPU if there is no KVM: set GVMSPAWN_LONG=1")
 	}
-	tree, kernel := guesttest.Asset(t, "tree-trixie"), guesttest.KernelAsset(t, "kernel-trixie")
+	tree, kernel := guesttest.Asset(t, name), guesttest.KernelAsset(t, "kernel-trixie")
 	d := &debian{t: t, dir: t.TempDir(), kernel: kernel.Path}
 	if out, err := exec.Command("cp", "-a", "--reflink=auto", tree, filepath.Join(d.dir, "tree")).CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
@@ -50,8 +52,8 @@ func newDebian(t *testing.T) *debian {
 // notifications until then.
 func (d *debian) boot(args ...string) (*live, string) {
 	d.t.Helper()
-	l := &live{t: d.t, dir: d.dir, Cmd: spawnCommand(d.dir, append([]string{"-q", "-D", "tree", "--linux", d.kernel, "--ram=1G", "--console=read-only", "-M", "debian"}, args...)...)}
-	l.Env = append(l.Env, "NOTIFY_SOCKET="+d.socket)
+	l := &live{t: d.t, dir: d.dir, Cmd: spawnCommand(d.dir, append([]string{"-q", "-D", "tree", "--linux", d.kernel, "--ram=1G", "--console=read-only", "--tpm=no", "-M", "debian"}, args...)...)}
+	l.Env = append(l.Env, "NOTIFY_SOCKET="+d.socket, "GVMSPAWN_TPM="+os.Getenv("GVMSPAWN_TPM"))
 	l.Stdout, l.Stderr = &l.out, &l.errs
 	l.start()
 	return l, d.until("READY=1")

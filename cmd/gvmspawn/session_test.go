@@ -112,7 +112,7 @@ func tinyCommand(t *testing.T, dir string, args ...string) *live {
 	if err := os.MkdirAll(filepath.Join(dir, "tree"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args = append([]string{"-D", "tree", "--linux=kernel", "--initrd=kernel", "--ram=64M", "--vsock=no", "--console-transport=serial"}, args...)
+	args = append([]string{"-D", "tree", "--linux=kernel", "--initrd=kernel", "--ram=64M", "--vsock=no", "--tpm=no", "--console-transport=serial"}, args...)
 	if why := noEngine(dir, args); why != "" {
 		t.Skip("no CPU engine works here: " + why)
 	}
@@ -510,7 +510,7 @@ func TestDiskImage(t *testing.T) {
 		images = append(images, []string{"-i", "disk.qcow2", "--image-format=qcow2"})
 	}
 	for _, args := range images {
-		l := &live{t: t, dir: dir, Cmd: spawnCommand(dir, append([]string{"-q", "--ram=64M", "--vsock=no", "--console-transport=serial", "-M", "disk"}, args...)...)}
+		l := &live{t: t, dir: dir, Cmd: spawnCommand(dir, append([]string{"-q", "--ram=64M", "--vsock=no", "--tpm=no", "--console-transport=serial", "-M", "disk"}, args...)...)}
 		l.Stdout, l.Stderr = &l.out, &l.errs
 		if l.stdin, err = l.StdinPipe(); err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@
 #   busybox                                         a static busybox
 #   ovmf                                            OVMF firmware, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
+#   tree-trixie-tpm                                 the same with what uses a TPM (needs root)
 #   host-vmspawn                                    a host with machined and all, and systemd-vmspawn with
 #                                                   its QEMU, for systemd-nspawn (needs root)
 #
@@ -156,6 +157,7 @@ for name; do
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	tree-trixie) make "$name" tree trixie "" ;;
+	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
 	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd ;;
 	host-vmspawn) make "$name" host ;;
 	*) die "unknown asset $name" ;;
