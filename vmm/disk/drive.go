@@ -156,6 +156,15 @@ func (d *Drive) flush() error {
 	return d.cfg.Image.Flush()
 }
 
+// Flush makes all completed writes durable, for a device that is shut down.
+func (d *Drive) Flush() error {
+	err := d.flush()
+	if err != nil {
+		d.errors.report(OpFlush, 0, err)
+	}
+	return err
+}
+
 // attempt tries reads, and writes that need no flush, without waiting.
 func (d *Drive) attempt(r *Request) error {
 	switch {
