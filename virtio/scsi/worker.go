@@ -1,0 +1,107 @@
+package scsi
+
+import (
+	"sync"
+
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+	"github.com/gvmspawn/gvmspawn/vmm/disk"
+)
+
+// worker serves one request queue.
+type worker struct {
+	dev   *Device
+	q     *virtq.Queue
+	disks []*disk.Queue // by target
+
+	mu   sync.Mutex // guards the rest; cond is signalled when a count becomes 0
+	cond *sync.Cond
+	free []*request // not in use, at most as many as the queue is long
+	// flight counts the commands in flight of the present age and of the one
+	// before it: who wants to see the end of all that there are begins an age.
+	flight [2]int
+	age    int
+}
+
+func newWorker(d *Device, q *virtq.Queue) *worker {
+	w := &worker{dev: d, q: q}
+	w.cond = sync.NewCond(&w.mu)
+	for _, u := range d.units {
+		w.disks = append(w.disks, u.drive.NewQueue(q.Notify))
+	}
+	return w
+}
+
+func (w *worker) get() *request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.free); n > 0 {
+		r := w.free[n-1]
+		w.free = w.free[:n-1]
+		return r
+	}
+	r := &request{w: w}
+	r.Done = r.done
+	return r
+}
+
+// begin counts a command in.
+func (w *worker) begin(r *request) {
+	w.mu.Lock()
+	r.age = w.age
+	w.flight[r.age]++
+	w.mu.Unlock()
+}
+
+// put counts a command out and frees it.
+func (w *worker) put(r *request) {
+	w.mu.Lock()
+	if w.flight[r.age]--; w.flight[r.age] == 0 {
+		w.cond.Broadcast()
+	}
+	w.free = append(w.free, r)
+	w.mu.Unlock()
+}
+
+// drain waits until every command is done that is in flight now. One goroutine
+// calls it, the control queue's.
+func (w *worker) drain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	old := w.age
+	w.age ^= 1
+	for w.flight[old] > 0 {
+		w.cond.Wait()
+	}
+}
+
+// notifyBytes is after how much data the driver is told, even when more
+// commands are waiting.
+const notifyBytes = 512 << 10
+
+// run takes commands until the queue is closed. It looks one ahead: a command
+// behind which another waits must not block this goroutine.
+func (w *worker) run() {
+	cur := w.get()
+	moved := uint64(0)
+	for w.q.Wait() {
+		for ok := w.q.Pop(&cur.chain); ok; {
+			next := w.get()
+			more := w.q.Pop(&next.chain)
+			w.begin(cur)
+			moved += cur.start(more)
+			cur, ok = next, more
+			if moved >= notifyBytes {
+				moved = 0
+				w.q.Notify()
+			}
+		}
+		moved = 0
+		for _, d := range w.disks {
+			d.Submit()
+		}
+		w.q.Notify()
+	}
+	for _, d := range w.disks {
+		d.Close()
+	}
+}
