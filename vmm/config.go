@@ -190,9 +190,9 @@ const (
 	DiskVirtioBlk DiskBus = iota
 	// DiskVirtioSCSI is /dev/sda and following.
 	DiskVirtioSCSI
-	// DiskNVMe is /dev/nvme0n1 and following.
+	// DiskNVMe is /dev/nvme0n1, /dev/nvme1n1 and following.
 	DiskNVMe
-	// DiskCDROM is a read-only SCSI CD-ROM.
+	// DiskCDROM is /dev/sr0 and following, read-only.
 	DiskCDROM
 )
 
@@ -216,8 +216,10 @@ type Disk struct {
 	Discard bool
 	// Ephemeral keeps all writes away from Path and drops them at the end.
 	Ephemeral bool
-	// Serial is the disk's serial number, at most 20 bytes for virtio-blk.
+	// Serial is the disk's serial number, at most 20 bytes, 30 for SCSI.
 	Serial string
+	// ID tells the disk from the machine's others.
+	ID string
 }
 
 // NIC is a network interface.

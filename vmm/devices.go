@@ -32,19 +32,24 @@ func (m *Machine) addDevices(host *pci.Host) error {
 // plug puts a virtio device on the bus, with the memory behind its shared memory
 // regions. It is reset before the engine goes.
 func (m *Machine) plug(host *pci.Host, name string, dev virtio.Device, windows ...*mem.Region) error {
-	shared := map[uint8]mem.GPA{}
-	for i, w := range windows {
-		shared[uint8(i)] = w.Base
-	}
-	f, err := virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{SharedMemory: shared, Log: func(err error) {
-		m.log.Warn("virtio device stopped", "device", name, "error", err)
-	}})
+	f, err := m.virtioPCI(name, dev, windows...)
 	if err != nil {
 		return err
 	}
 	m.onClose(func() error { f.Close(); return nil })
 	_, err = host.Add(f.Function)
 	return err
+}
+
+// virtioPCI makes a virtio device a PCI function.
+func (m *Machine) virtioPCI(name string, dev virtio.Device, windows ...*mem.Region) (*virtiopci.Function, error) {
+	shared := map[uint8]mem.GPA{}
+	for i, w := range windows {
+		shared[uint8(i)] = w.Base
+	}
+	return virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{SharedMemory: shared, Log: func(err error) {
+		m.log.Warn("virtio device stopped", "device", name, "error", err)
+	}})
 }
 
 func (m *Machine) addConsole(host *pci.Host) error {

@@ -1,43 +1,93 @@
 package vmm
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/gvmspawn/gvmspawn/devices/nvme"
 	"github.com/gvmspawn/gvmspawn/devices/pci"
+	"github.com/gvmspawn/gvmspawn/virtio"
 	"github.com/gvmspawn/gvmspawn/virtio/blk"
+	"github.com/gvmspawn/gvmspawn/virtio/scsi"
 	"github.com/gvmspawn/gvmspawn/vmm/disk"
 	"github.com/gvmspawn/gvmspawn/vmm/disk/qcow2"
 )
 
+// maxDiskQueues is how many request queues a disk has at most; one per CPU is best.
+const maxDiskQueues = 16
+
 func (m *Machine) addDisks(host *pci.Host) error {
 	for i := range m.cfg.Disks {
 		d := &m.cfg.Disks[i]
-		if d.Bus != DiskVirtioBlk {
-			return fmt.Errorf("disk %s: only virtio-blk is supported yet", d.Path)
-		}
-		image, err := openDisk(d)
+		f, closeDisk, err := m.newDisk(d)
 		if err != nil {
 			return err
 		}
-		drive := disk.NewDrive(disk.Config{Image: image, Discard: d.Discard, InOrder: m.cfg.Deterministic, Log: m.log})
-		dev, err := blk.New(blk.Config{Drive: drive, Serial: d.Serial, Queues: min(m.cfg.CPUs, 16)})
-		if err != nil {
-			return err
-		}
-		m.onClose(dev.Close)
-		if err := m.plug(host, "virtio-blk "+d.Path, dev); err != nil {
+		m.onClose(closeDisk)
+		if _, err := host.Add(f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// newDisk opens a disk and makes the PCI function that it is behind. A SCSI
+// disk has a host adapter of its own.
+func (m *Machine) newDisk(d *Disk) (*pci.Function, func() error, error) {
+	image, err := openDisk(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	drive := disk.NewDrive(disk.Config{Image: image, Discard: d.Discard, InOrder: m.cfg.Deterministic, Log: m.log})
+	queues := min(m.cfg.CPUs, maxDiskQueues)
+	id := sha256.Sum256([]byte(m.cfg.Name + "\x00" + d.Path + "\x00" + d.ID))
+	var f *pci.Function
+	var closeDisk func() error
+	switch d.Bus {
+	case DiskVirtioBlk:
+		var dev *blk.Device
+		if dev, err = blk.New(blk.Config{Drive: drive, Serial: d.Serial, Queues: queues}); err == nil {
+			f, closeDisk, err = m.virtioFunction("virtio-blk "+d.Path, dev)
+		}
+	case DiskVirtioSCSI, DiskCDROM:
+		var dev *scsi.Device
+		t := scsi.Target{Drive: drive, CD: d.Bus == DiskCDROM, Serial: d.Serial, ID: [16]byte(id[:])}
+		if dev, err = scsi.New(scsi.Config{Targets: []scsi.Target{t}, Queues: queues}); err == nil {
+			f, closeDisk, err = m.virtioFunction("virtio-scsi "+d.Path, dev)
+		}
+	case DiskNVMe:
+		var dev *nvme.Controller
+		c := nvme.Config{Drive: drive, Queues: queues, Serial: d.Serial, ID: [16]byte(id[:]), InOrder: m.cfg.Deterministic}
+		if dev, err = nvme.New("nvme "+d.Path, c, m.mem, m.vm); err == nil {
+			f, closeDisk = dev.Function, dev.Close
+		}
+	default:
+		err = fmt.Errorf("disk %s: unknown bus", d.Path)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, drive.Close())
+	}
+	return f, closeDisk, nil
+}
+
+// virtioFunction makes a virtio device that has a Close a PCI function.
+func (m *Machine) virtioFunction(name string, dev interface {
+	virtio.Device
+	io.Closer
+}) (*pci.Function, func() error, error) {
+	f, err := m.virtioPCI(name, dev)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.Function, func() error { f.Close(); return dev.Close() }, nil
+}
+
 // openDisk opens the image of a disk in the named format.
 func openDisk(d *Disk) (disk.Image, error) {
-	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral}
+	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral || d.Bus == DiskCDROM}
 	var image disk.Image
 	var err error
 	switch d.Format {
@@ -51,7 +101,7 @@ func openDisk(d *Disk) (disk.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !d.Ephemeral {
+	if !d.Ephemeral || d.Bus == DiskCDROM {
 		return image, nil
 	}
 	overlay, err := disk.NewOverlay(image, os.TempDir())

@@ -38,7 +38,7 @@ func openInitrds(paths []string) ([]linux.Initrd, func(), error) {
 }
 
 // rootTypes are the file systems tried for a root device of unknown type.
-var rootTypes = []string{"ext4", "btrfs", "xfs", "f2fs", "squashfs", "erofs", "vfat"}
+var rootTypes = []string{"ext4", "btrfs", "xfs", "f2fs", "squashfs", "erofs", "vfat", "iso9660"}
 
 // DAXOption is the mount option with which Linux uses the window of a share.
 const DAXOption = "dax=always"
@@ -100,14 +100,22 @@ func (m *Machine) modulePlaces(release string) []initrd.Place {
 	return append(places, initrd.NextTo(m.cfg.Boot.Kernel, release)...)
 }
 
+// diskDrivers are the modules of each kind of disk.
+var diskDrivers = map[DiskBus][]string{
+	DiskVirtioBlk:  {"virtio_blk"},
+	DiskVirtioSCSI: {"virtio_scsi", "sd_mod"},
+	DiskCDROM:      {"virtio_scsi", "sr_mod"},
+	DiskNVMe:       {"nvme"},
+}
+
 // drivers are the modules of devices that the root does not need.
 func (m *Machine) drivers() []string {
 	drivers := []string{"virtio_balloon"}
 	if len(m.cfg.NICs) > 0 {
 		drivers = append(drivers, "virtio_net")
 	}
-	if len(m.cfg.Disks) > 0 {
-		drivers = append(drivers, "virtio_blk")
+	for i := range m.cfg.Disks {
+		drivers = append(drivers, diskDrivers[m.cfg.Disks[i].Bus]...)
 	}
 	if m.slots != nil {
 		drivers = append(drivers, "virtio_mem")

@@ -23,6 +23,7 @@ var diskDrivers = []struct {
 	{"/dev/vd", []Module{{Name: "virtio_blk", Driver: "virtio_blk"}}},
 	{"/dev/nvme", []Module{{Name: "nvme", Driver: "nvme"}}},
 	{"/dev/sd", []Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sd_mod", Driver: "sd"}}},
+	{"/dev/sr", []Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sr_mod", Driver: "sr"}}},
 	{"/dev/pmem", []Module{{Name: "virtio_pmem", Driver: "virtio_pmem"}}},
 }
 

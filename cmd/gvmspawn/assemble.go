@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -184,8 +185,8 @@ func (p *plan) idMap() (shift, count uint32) {
 // rootImage is the disk image as the machine gets it.
 func (p *plan) rootImage() vmm.Disk {
 	s := p.s
-	d := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral, Serial: serial(p.image.Path)}
-	d.ReadOnly = d.Bus == vmm.DiskCDROM
+	d := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral}
+	d.ReadOnly, d.Serial = d.Bus == vmm.DiskCDROM, serial(p.image.Path, d.Bus)
 	return d
 }
 
@@ -198,12 +199,21 @@ func (p *plan) rootDisk() ([]string, error) {
 		}
 	}
 	p.cfg.Disks = append(p.cfg.Disks, disk)
+	root, err := p.rootArguments(&disk)
+	if disk.ReadOnly && p.hasWord("rw") && !slices.Contains(root, "ro") {
+		root = append(root, "ro") // the last one counts
+	}
+	return root, err
+}
+
+// rootArguments says what the kernel mounts as root, unless the user has said so.
+func (p *plan) rootArguments(disk *vmm.Disk) ([]string, error) {
 	if p.byStub() {
 		return nil, nil // what is on the disk knows its root
 	}
 	if dev, ok := p.argument("root"); ok {
 		fsType, _ := p.argument("rootfstype")
-		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: !p.hasWord("rw")}
+		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: disk.ReadOnly || !p.hasWord("rw")}
 		return nil, nil
 	}
 	if _, ok := p.argument("mount.usr"); ok {
@@ -217,15 +227,19 @@ func (p *plan) rootDisk() ([]string, error) {
 	if disk.ReadOnly || part.ReadOnly || p.hasWord("ro") {
 		mode = "ro"
 	}
-	if strings.HasPrefix(root, "root=") {
-		p.cfg.Boot.Root = &vmm.Root{Device: partitionDevice(disk.Bus, part.Number), ReadOnly: mode == "ro"}
+	if dev := partitionDevice(disk.Bus, part.Number); dev != "" && strings.HasPrefix(root, "root=") {
+		p.cfg.Boot.Root = &vmm.Root{Device: dev, ReadOnly: mode == "ro"}
 	}
 	return []string{root, mode}, nil
 }
 
-// partitionDevice is the name of a partition of the first disk.
+// partitionDevice is the name of a partition of the first disk. Linux knows no
+// partitions of a CD-ROM.
 func partitionDevice(bus vmm.DiskBus, number int) string {
-	prefix := map[vmm.DiskBus]string{vmm.DiskVirtioBlk: "/dev/vda", vmm.DiskVirtioSCSI: "/dev/sda", vmm.DiskNVMe: "/dev/nvme0n1p", vmm.DiskCDROM: "/dev/sr0"}[bus]
+	if bus == vmm.DiskCDROM {
+		return ""
+	}
+	prefix := map[vmm.DiskBus]string{vmm.DiskVirtioBlk: "/dev/vda", vmm.DiskVirtioSCSI: "/dev/sda", vmm.DiskNVMe: "/dev/nvme0n1p"}[bus]
 	return fmt.Sprintf("%s%d", prefix, number)
 }
 
@@ -240,18 +254,24 @@ func diskBus(s string) vmm.DiskBus {
 	return map[string]vmm.DiskBus{"virtio-blk": vmm.DiskVirtioBlk, "virtio-scsi": vmm.DiskVirtioSCSI, "nvme": vmm.DiskNVMe, "scsi-cd": vmm.DiskCDROM}[s]
 }
 
-// maxSerial is the length of a virtio-blk serial number (virtio 1.2 §5.2.6).
-const maxSerial = 20
+// maxSerial is the length of a serial number: virtio 1.2 §5.2.6 and NVMe 1.4
+// §5.15.2.2; the longest that is customary for SCSI.
+func maxSerial(bus vmm.DiskBus) int {
+	if bus == vmm.DiskVirtioSCSI || bus == vmm.DiskCDROM {
+		return 30
+	}
+	return 20
+}
 
 // serial names a disk after its image, so that the guest has a
 // /dev/disk/by-id link for it.
-func serial(path string) string {
-	name := filepath.Base(path)
-	if len(name) <= maxSerial {
+func serial(path string, bus vmm.DiskBus) string {
+	name, most := filepath.Base(path), maxSerial(bus)
+	if len(name) <= most {
 		return name
 	}
 	h := sha256.Sum256([]byte(name))
-	return hex.EncodeToString(h[:])[:maxSerial]
+	return hex.EncodeToString(h[:])[:most]
 }
 
 // grow makes an image file at least size bytes long, rounded up to 4096.
@@ -295,7 +315,7 @@ func (p *plan) addDrives() error {
 		}
 		bus := diskBus(typ)
 		p.cfg.Disks = append(p.cfg.Disks, vmm.Disk{Path: d.Path, Format: diskFormat(d.Format), Bus: bus, ReadOnly: bus == vmm.DiskCDROM,
-			Discard: p.s.discard, Ephemeral: p.s.ephemeral, Serial: serial(d.Path)})
+			Discard: p.s.discard, Ephemeral: p.s.ephemeral, Serial: serial(d.Path, bus)})
 	}
 	return nil
 }

@@ -31,8 +31,8 @@ const (
 	ccMPS     = 15 << 7 // page size: 0 is 4 KiB
 	ccAMS     = 7 << 11 // arbitration: 0 is round robin
 	ccSHN     = 3 << 14 // shutdown notification
-	ccIOSQES  = 20
-	ccIOCQES  = 16
+	ccIOSQES  = 16
+	ccIOCQES  = 20
 	cstsReady = 1 << 0
 	cstsFatal = 1 << 1
 	cstsSHST  = 3 << 2
