@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -51,12 +52,14 @@ func (in *Input) feed(ctx context.Context, sink func(context.Context, []byte) er
 // consoleTap passes the guest's console on and remembers what a message about
 // a crash needs: the last line, and whether the kernel announced its panic.
 type consoleTap struct {
-	out io.Writer
+	out   io.Writer
+	onISA func() // told once that a program wants a newer CPU; or nil
 
 	mu    sync.Mutex // guards the fields below
 	line  []byte     // the unfinished line, at most tapLine bytes
 	last  string     // the last complete line with something in it
 	panik string     // the line that announced a kernel panic
+	isa   string     // the line in which a program asked for a newer CPU
 }
 
 // tapLine bounds what is kept of one line, in bytes.
@@ -69,6 +72,14 @@ var (
 	panicMark   = []byte("Kernel panic - not syncing")
 	restartMark = []byte("reboot: Restarting system")
 )
+
+// isaMarks are how programs say that they need a newer level of the x86-64
+// instruction set: glibc (sysdeps/x86/cpu-features.c and isa-level.c), and Go's runtime.
+var isaMarks = [][]byte{
+	[]byte("CPU ISA level is lower than required"),
+	[]byte("Fatal glibc error: CPU does not support x86-64-v"),
+	[]byte("This program can only be run on AMD64 processors with v"),
+}
 
 // Write notes p and writes it to the console. Without an output it succeeds.
 func (c *consoleTap) Write(p []byte) (int, error) {
@@ -105,6 +116,11 @@ func (c *consoleTap) endLine() {
 			c.panik = ""
 		case c.panik == "" && bytes.Contains(c.line, panicMark):
 			c.panik = c.last
+		case c.isa == "" && slices.ContainsFunc(isaMarks, func(m []byte) bool { return bytes.Contains(c.line, m) }):
+			c.isa = c.last
+			if c.onISA != nil {
+				c.onISA()
+			}
 		}
 	}
 	c.line = c.line[:0]
@@ -118,6 +134,13 @@ func (c *consoleTap) lastLine() string {
 		return string(s)
 	}
 	return c.last
+}
+
+// newerCPU returns the line in which a program asked for a newer CPU, or "".
+func (c *consoleTap) newerCPU() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.isa
 }
 
 // panicked returns the line of the kernel's panic, or "".

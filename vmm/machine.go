@@ -75,6 +75,7 @@ func New(cfg Config) (*Machine, error) {
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
+	m.tap.onISA = func() { m.log.Warn(m.missingFeatures()) }
 	if err := m.assemble(); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -99,7 +100,11 @@ func (m *Machine) Run(ctx context.Context) (End, error) {
 	m.flushConsole()
 	// A kernel that panics resets the machine, or stops where it is.
 	if line := m.tap.panicked(); line != "" && (end == EndReboot || end == EndCrash) {
-		return EndCrash, fmt.Errorf("the guest's kernel panicked: %s", line)
+		err = fmt.Errorf("the guest's kernel panicked: %s", line)
+		if m.tap.newerCPU() != "" {
+			err = fmt.Errorf("%w; %s", err, m.missingFeatures())
+		}
+		return EndCrash, err
 	}
 	if end == EndCrash {
 		if last := m.tap.lastLine(); last != "" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -100,11 +101,12 @@ func debuggable(r vcpu.Reason) bool {
 	return r == vcpu.ExitDebug || r == vcpu.ExitShutdown || r == vcpu.ExitInternal
 }
 
-// crash describes a final exit with the registers that tell where.
+// crash describes a final exit: a sentence with the registers that tell where and,
+// on further lines, all there is to say about a triple fault.
 func crash(i int, cpu vcpu.VCPU, exit vcpu.Exit) error {
-	detail := ""
-	if exit.Detail != "" {
-		detail = ": " + exit.Detail
+	detail, more, _ := strings.Cut(exit.Detail, "\n")
+	if detail != "" {
+		detail = ": " + detail
 	}
 	if exit.Reason == vcpu.ExitFault {
 		detail = fmt.Sprintf(" at guest address %#x%s", exit.Address, detail)
@@ -113,8 +115,16 @@ func crash(i int, cpu vcpu.VCPU, exit vcpu.Exit) error {
 	if err := cpu.Registers(&regs); err != nil {
 		return fmt.Errorf("CPU %d: %v%s", i, exit.Reason, detail)
 	}
-	return fmt.Errorf("CPU %d: %v%s (RIP %#x, RSP %#x, CR0 %#x, CR2 %#x, CR3 %#x)",
-		i, exit.Reason, detail, regs.RIP, regs.GPR[vcpu.RSP], regs.CR0, regs.CR2, regs.CR3)
+	if exit.Reason == vcpu.ExitShutdown && more == "" { // the software CPU tells more itself
+		var b strings.Builder
+		writeRegisters(&b, i, &regs)
+		more = b.String()
+	}
+	if more != "" {
+		more = "\n" + strings.TrimSuffix(more, "\n")
+	}
+	return fmt.Errorf("CPU %d: %v%s (RIP %#x, RSP %#x, CR0 %#x, CR2 %#x, CR3 %#x)%s",
+		i, exit.Reason, detail, regs.RIP, regs.GPR[vcpu.RSP], regs.CR0, regs.CR2, regs.CR3, more)
 }
 
 // gate lets CPU i into the guest. It waits while the machine is paused or the

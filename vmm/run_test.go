@@ -157,6 +157,24 @@ func TestRunnerPausesAndResumes(t *testing.T) {
 	}
 }
 
+// TestConsoleTapFindsNewerCPU: whatever asks for a newer CPU is noticed, once.
+func TestConsoleTapFindsNewerCPU(t *testing.T) {
+	for _, line := range []string{
+		"/bin/true: CPU ISA level is lower than required",
+		"Fatal glibc error: CPU does not support x86-64-v3",
+		"This program can only be run on AMD64 processors with v3 microarchitecture support.",
+	} {
+		told := 0
+		c := consoleTap{onISA: func() { told++ }}
+		for _, s := range []string{"starting\n", line[:20], line[20:] + "\r\n", line + "\n"} {
+			_, _ = c.Write([]byte(s))
+		}
+		if told != 1 || c.newerCPU() != line {
+			t.Errorf("%q is told of %d times as %q", line, told, c.newerCPU())
+		}
+	}
+}
+
 func TestConsoleTapFindsPanicAndLastLine(t *testing.T) {
 	var c consoleTap
 	for _, s := range []string{"hello\r\nwor", "ld\n\n", "[    1.0] Kernel panic - not sync", "ing: no init\r\n", "---[ end ]---\n", "  \r\n"} {

@@ -29,3 +29,18 @@ func (m *Machine) newSoft() (vcpu.VM, error) {
 	}
 	return soft.New(cfg)
 }
+
+// missingFeatures says, when a program of the guest has asked for a newer level of
+// x86-64, which one this machine lacks (x86-64 psABI §3.1.1).
+func (m *Machine) missingFeatures() string {
+	s, ok := m.vm.(*soft.VM)
+	switch {
+	case !ok:
+		return "programs of the guest need a newer x86-64 level than the host's CPU has, which is the guest's"
+	case s.V3():
+		return "programs of the guest need x86-64-v4 (AVX-512), but the software CPU has x86-64-v3"
+	case soft.HostHasV3():
+		return "programs of the guest need x86-64-v3 (AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE), but the software CPU has x86-64-v2: GVMSPAWN_CPU=v3 in the environment gives it more"
+	}
+	return "programs of the guest need x86-64-v3 (AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE), which neither the software CPU has nor the host's to lend it"
+}

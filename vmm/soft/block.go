@@ -388,7 +388,7 @@ func opResync(c *CPU, o *op) int {
 // opInvalid is an instruction that cannot be decoded.
 func opInvalid(c *CPU, o *op) int {
 	c.next = c.s.R[regBlock] + uint64(o.pos)
-	c.vm.noteInvalid(c)
+	c.noteInvalid()
 	return c.raise(vecUD)
 }
 

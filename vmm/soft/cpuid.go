@@ -24,7 +24,7 @@ func newFeatures(v3 bool) features {
 		cr4:  cr4Basic | cr4UMIP | cr4FSGSBASE | cr4PCIDE | cr4SMEP | cr4SMAP,
 		xcr0: 1, invpcid: true, rdpid: true, rdrand: true,
 	}
-	if v3 && hostHasV3() {
+	if v3 && HostHasV3() {
 		f.v3, f.bmi1, f.lzcnt = true, true, true
 		f.cr4 |= cr4OSXSAVE
 		f.xcr0 = xcr0X87 | xcr0SSE | xcr0AVX

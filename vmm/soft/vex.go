@@ -38,8 +38,8 @@ type thunks struct {
 	at   map[uint64]uint64
 }
 
-// hostHasV3 reports whether the host can run x86-64-v3.
-func hostHasV3() bool {
+// HostHasV3 reports whether the host can run x86-64-v3.
+func HostHasV3() bool {
 	x := &cpu.X86
 	return x.HasAVX2 && x.HasFMA && x.HasBMI1 && x.HasBMI2 && x.HasOSXSAVE
 }

@@ -122,7 +122,7 @@ func placeVEX(in *decode.Inst, st *userState, ymm *[16][4]uint64, code []byte, r
 
 // TestOracleVEX compares VEX-encoded instructions with the host's CPU.
 func TestOracleVEX(t *testing.T) {
-	if !hostHasV3() {
+	if !HostHasV3() {
 		t.Skip("the host's CPU is no x86-64-v3")
 	}
 	runtime.LockOSThread()
@@ -186,7 +186,7 @@ func TestOracleVEX(t *testing.T) {
 // TestXsave: XSAVE writes what RFBM selects and leaves the rest, XRSTOR loads
 // it and initialises what is not in XSTATE_BV (SDM vol. 1 §13.7, §13.8).
 func TestXsave(t *testing.T) {
-	if !hostHasV3() {
+	if !HostHasV3() {
 		t.Skip("the host's CPU is no x86-64-v3")
 	}
 	g := newGuest(t, Config{CPUs: 1, V3: true})

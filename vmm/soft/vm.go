@@ -89,7 +89,7 @@ type VM struct {
 	ioapic      *ioapic.IOAPIC
 	extINT      func() uint8 // acknowledges the 8259 pair's interrupt
 	wallClock   atomic.Uint64
-	noted       map[uint32]bool
+	invalid     invalidLog
 
 	countInsts bool // State.Count is wanted in translated code, too
 }
@@ -179,7 +179,7 @@ func New(cfg Config) (*VM, error) {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
 	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log, warn: cfg.Warn,
-		bootTime: cfg.BootTime, noted: map[uint32]bool{}, topology: topology}
+		bootTime: cfg.BootTime, topology: topology}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
 		var b [16]byte
@@ -237,6 +237,9 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 // Name is "soft".
 func (vm *VM) Name() string { return "soft" }
 
+// V3 reports whether the CPUs have x86-64-v3, else they have x86-64-v2.
+func (vm *VM) V3() bool { return vm.features.v3 }
+
 // CPUs is the number of virtual CPUs.
 func (vm *VM) CPUs() int { return len(vm.cpus) }
 
@@ -278,19 +281,6 @@ func (vm *VM) Instructions() uint64 {
 		n += c.s.Count
 	}
 	return n
-}
-
-// noteInvalid logs the first meeting with an unsupported opcode.
-func (vm *VM) noteInvalid(c *CPU) {
-	if vm.log == nil {
-		return
-	}
-	h, ok := c.loadSys(c.next, 4)
-	if !ok || vm.noted[uint32(h)] || len(vm.noted) > 200 {
-		return
-	}
-	vm.noted[uint32(h)] = true
-	vm.log("unsupported instruction % x at %#x", h, c.next)
 }
 
 // Run executes guest code until something needs the machine's attention.
