@@ -36,6 +36,12 @@ func (c *Core) activate() {
 	if err != nil {
 		act.fail(fmt.Errorf("activate: %w", err))
 		c.stopQueues()
+		return
+	}
+	for _, q := range c.queues {
+		if q != nil {
+			q.Settle()
+		}
 	}
 }
 

@@ -79,7 +79,8 @@ type Core struct {
 	// adds at any time.
 	status     atomic.Uint32
 	generation atomic.Uint32
-	logged     atomic.Int64 // when report last logged, Unix nanoseconds
+	patience   time.Duration // how long a driver's reset waits for its end
+	logged     atomic.Int64  // when report last logged, Unix nanoseconds
 	// bells holds one bell a queue, nil if disabled, while the device is active.
 	bells atomic.Pointer[[]virtq.Bell]
 
@@ -107,7 +108,7 @@ type activation struct {
 // to the ring features that every transport offers; log, which may be nil, is
 // told why a device stopped, at most once a second.
 func NewCore(dev Device, m *mem.Memory, w Wiring, extra Features, log func(error)) *Core {
-	c := &Core{dev: dev, wiring: w, mem: m, log: log}
+	c := &Core{dev: dev, wiring: w, mem: m, log: log, patience: resetPatience}
 	// §2.2: bits 24 to 49 belong to ring and transport.
 	const reserved = (1<<50 - 1) &^ (1<<24 - 1)
 	c.offered = dev.Features()&^reserved | extra | Bits(FVersion1, FRingIndirectDesc, FRingEventIdx)
@@ -116,6 +117,11 @@ func NewCore(dev Device, m *mem.Memory, w Wiring, extra Features, log func(error
 	}
 	return c
 }
+
+// SetPatience says how long the driver's reset waits for its end, 100 ms unless
+// set: if it takes longer the driver polls, and how often depends on the host.
+// It is called before the driver runs.
+func (c *Core) SetPatience(d time.Duration) { c.patience = d }
 
 // Device is the device behind the transport.
 func (c *Core) Device() Device { return c.dev }
@@ -190,7 +196,7 @@ func allowed(old, next Status) bool {
 // what the state machine does not allow is ignored.
 func (c *Core) SetStatus(next Status) {
 	if next == 0 {
-		c.startReset(resetPatience)
+		c.startReset(c.patience)
 		return
 	}
 	c.mu.Lock()

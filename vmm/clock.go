@@ -11,6 +11,10 @@ import (
 // deterministicEpoch is the time of day at the start of a deterministic machine.
 var deterministicEpoch = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// deterministicPatience is how long the CPU of a deterministic machine waits for
+// a device's reset, instead of polling.
+const deterministicPatience = time.Minute
+
 // clocked is an engine with a clock of its own.
 type clocked interface{ Clock() bus.Clock }
 

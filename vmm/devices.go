@@ -36,6 +36,9 @@ func (m *Machine) plug(host *pci.Host, name string, dev virtio.Device, windows .
 	if err != nil {
 		return err
 	}
+	if m.cfg.Deterministic {
+		f.Core().SetPatience(deterministicPatience)
+	}
 	m.onClose(func() error { f.Close(); return nil })
 	_, err = host.Add(f.Function)
 	return err

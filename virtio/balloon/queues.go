@@ -146,6 +146,7 @@ func (d *Device) statistics(q *virtq.Queue) {
 			d.cond.Broadcast()
 		}
 		for d.act == act && act != nil && d.asked == d.got {
+			q.Away()
 			d.cond.Wait()
 		}
 		active := d.act == act && act != nil

@@ -145,6 +145,7 @@ func (d *Device) Activate(a *virtio.Activation) error {
 			break
 		}
 		p.start(p.console())
+		away(a, rxQueue(i))
 		d.work(a, rxQueue(i), p.receive)
 		d.work(a, rxQueue(i)+1, p.transmit)
 	}
@@ -154,10 +155,18 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	}
 	if multi {
 		d.control.start()
+		away(a, queueControlRx)
 		d.work(a, queueControlRx, d.controlReceive)
-		d.work(a, queueControlTx, d.controlTransmit)
+		d.work(a, queueControlTx, func(q *virtq.Queue) { d.controlTransmit(q, a.Queues[queueControlRx]) })
 	}
 	return nil
+}
+
+// away says that the worker of queue i does not begin with a wait for it.
+func away(a *virtio.Activation, i int) {
+	if i < len(a.Queues) && a.Queues[i] != nil {
+		a.Queues[i].Away()
+	}
 }
 
 // work runs f on queue i in a goroutine, if the driver enabled it.

@@ -27,6 +27,10 @@ type control struct {
 	active bool
 	wants  []uint8
 	ready  []bool // the driver sent PORT_READY
+
+	sendMu sync.Mutex // held to send; guards the fields below; before Device.mu
+	chain  virtq.Chain
+	msg    [controlSize + maxName]byte
 }
 
 func (c *control) init(mu *sync.Mutex, ports int) {
@@ -50,39 +54,69 @@ func (c *control) stop() {
 	c.cond.Broadcast()
 }
 
-// next takes the next message to send, or returns flag 0 when the device
-// stops. Preconditions: Device.mu held.
+// next is the next message to send, or flag 0. Preconditions: Device.mu held.
 func (c *control) next() (port int, flag uint8) {
-	for c.active {
-		for i, w := range c.wants {
-			if w != 0 {
-				flag = w & -w
-				c.wants[i] &^= flag
-				return i, flag
-			}
+	if !c.active {
+		return 0, 0
+	}
+	for i, w := range c.wants {
+		if w != 0 {
+			return i, w & -w
 		}
-		c.cond.Wait()
 	}
 	return 0, 0
 }
 
-// controlReceive is the worker of the control receiveq: it sends messages to
-// the driver.
+// wait blocks until there is a message to send, or returns false when the
+// device stops. Preconditions: Device.mu held.
+func (c *control) wait(q *virtq.Queue) bool {
+	for c.active {
+		if _, flag := c.next(); flag != 0 {
+			return true
+		}
+		q.Away()
+		c.cond.Wait()
+	}
+	return false
+}
+
+// controlReceive is the worker of the control receiveq: it sends what waits for
+// a buffer of the driver's, or was wanted by the host.
 func (d *Device) controlReceive(q *virtq.Queue) {
-	var c virtq.Chain
-	var msg [controlSize + maxName]byte
 	for {
 		d.mu.Lock()
-		port, flag := d.control.next()
-		n := d.message(&msg, port, flag)
+		active := d.control.wait(q)
 		d.mu.Unlock()
-		// A message waits for a buffer; what the driver asks for meanwhile
-		// is only flags.
-		if flag == 0 || !q.Wait() || !q.Pop(&c) {
+		if !active || !q.Wait() {
 			return
 		}
-		q.Push(&c, uint32(c.WriteAt(msg[:n], 0)))
-		q.Notify()
+		d.sendControl(q)
+	}
+}
+
+// sendControl sends the messages for which there are buffers. What the driver
+// asks for meanwhile is only flags. The worker of the control transmitq calls
+// it as well: an answer does not wait for another worker to be scheduled.
+func (d *Device) sendControl(q *virtq.Queue) {
+	d.control.sendMu.Lock()
+	defer d.control.sendMu.Unlock()
+	c, msg := &d.control.chain, &d.control.msg
+	for sent := false; ; sent = true {
+		d.mu.Lock()
+		_, flag := d.control.next()
+		d.mu.Unlock()
+		if flag == 0 || !q.Pop(c) {
+			if sent {
+				q.Notify()
+			}
+			return
+		}
+		d.mu.Lock()
+		port, flag := d.control.next() // 0 if the device was stopped in between
+		d.control.wants[port] &^= flag
+		n := d.message(msg, port, flag)
+		d.mu.Unlock()
+		q.Push(c, uint32(c.WriteAt(msg[:n], 0)))
 	}
 }
 
@@ -115,7 +149,7 @@ func (d *Device) message(msg *[controlSize + maxName]byte, port int, flag uint8)
 }
 
 // controlTransmit is the worker of the control transmitq: the driver's messages.
-func (d *Device) controlTransmit(q *virtq.Queue) {
+func (d *Device) controlTransmit(q, answers *virtq.Queue) {
 	var c virtq.Chain
 	var msg [controlSize]byte
 	for q.Wait() {
@@ -127,6 +161,9 @@ func (d *Device) controlTransmit(q *virtq.Queue) {
 			q.Push(&c, 0)
 		}
 		q.Notify()
+		if answers != nil {
+			d.sendControl(answers)
+		}
 	}
 }
 

@@ -187,7 +187,7 @@ func (p *Port) output(q *virtq.Queue, b []byte) bool {
 // then for a buffer of the guest's.
 func (p *Port) receive(q *virtq.Queue) {
 	var c virtq.Chain
-	for p.waitInput() && q.Wait() {
+	for p.waitInput(q) && q.Wait() {
 		for p.hasInput() && q.Pop(&c) {
 			q.Push(&c, p.fill(&c))
 		}
@@ -196,10 +196,11 @@ func (p *Port) receive(q *virtq.Queue) {
 }
 
 // waitInput blocks until there is input that the guest wants. It returns false on reset.
-func (p *Port) waitInput() bool {
+func (p *Port) waitInput(q *virtq.Queue) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for p.active && !p.closed && (p.in.Len() == 0 || !p.open) {
+		q.Away()
 		p.cond.Wait()
 	}
 	return p.active && !p.closed

@@ -22,8 +22,12 @@ const (
 	coarse = 2100 * time.Millisecond
 )
 
-func stampOf(st *unix.Statx_t) stamp {
+func (d *Device) stampOf(st *unix.Statx_t) stamp {
 	s := stamp{size: st.Size, mtime: st.Mtime, ctime: st.Ctime}
+	if d.cfg.InOrder { // the host's clock has no say; what the guest itself changes is never settled
+		s.settled = d.cfg.ReadOnly
+		return s
+	}
 	need := tick
 	if s.mtime.Nsec == 0 && s.ctime.Nsec == 0 {
 		need = coarse
@@ -62,7 +66,7 @@ func (r *request) cacheFlags(i *inode, fd int) uint32 {
 		}
 		return fopenDirectIO
 	}
-	if sysFstatx(fd, &r.st) == 0 && i.unchanged(stampOf(&r.st)) {
+	if sysFstatx(fd, &r.st) == 0 && i.unchanged(r.d.stampOf(&r.st)) {
 		return fopenKeepCache | dir
 	}
 	return dir

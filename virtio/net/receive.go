@@ -24,6 +24,7 @@ type receiver struct {
 func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
 	r := receiver{q: q, merge: merge}
 	for r.collect() {
+		q.Away()
 		n, err := l.Receive(r.pieces, r.room)
 		if d.stop.Load() {
 			return

@@ -139,7 +139,8 @@ type ring interface {
 // Queue is an enabled virtqueue. Its methods may be called from several
 // goroutines: one that pops and several that push, for instance.
 type Queue struct {
-	cfg Config
+	cfg   Config
+	waits waitingBell // cfg.Bell, if it is one, else nil
 
 	mu     sync.Mutex // guards the rest
 	ring   ring
@@ -154,6 +155,7 @@ func New(cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("%w: a queue of %d descriptors", ErrRing, cfg.Size)
 	}
 	q := &Queue{cfg: cfg}
+	q.waits, _ = cfg.Bell.(waitingBell)
 	var err error
 	if cfg.Packed {
 		q.ring, err = newPacked(&cfg)
@@ -202,6 +204,7 @@ func (q *Queue) Pop(c *Chain) bool {
 
 // report tells of a broken ring; it is called once, by who broke it.
 func (q *Queue) report(err error) {
+	q.Away() // the worker ends
 	if q.cfg.Broken != nil {
 		q.cfg.Broken(err)
 	}
@@ -301,6 +304,32 @@ func (q *Queue) poll() (ok, done bool) {
 		q.report(err)
 	}
 	return ok, err != nil
+}
+
+// waitingBell is a bell whose Ring waits for the worker, a deterministic engine's.
+type waitingBell interface {
+	// Away says that the worker waits for something else; Ring returns at
+	// once then, until the worker's next Wait.
+	Away()
+	// Settle returns when the worker is in Wait, or away.
+	Settle()
+}
+
+// Away is called by a worker that is going to wait for something else than the
+// queue, and by Activate for one that begins so. Otherwise a driver's
+// notification might wait for it in vain on a deterministic machine.
+func (q *Queue) Away() {
+	if q.waits != nil {
+		q.waits.Away()
+	}
+}
+
+// Settle is called behind Activate: on a deterministic machine it returns when the
+// worker is ready for the driver's first notification.
+func (q *Queue) Settle() {
+	if q.waits != nil {
+		q.waits.Settle()
+	}
 }
 
 // Kick makes a Wait return as if the driver had notified; devices use it to

@@ -54,6 +54,7 @@ func (r *rx) work(q *virtq.Queue) {
 	for {
 		r.mu.Lock()
 		for r.q == q && !r.need {
+			q.Away()
 			r.needed.Wait()
 		}
 		active := r.q == q

@@ -148,9 +148,11 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	d.act = a
 	d.seqpacket = a.Features.Has(VIRTIO_VSOCK_F_SEQPACKET)
 	d.rx.start(a.Queues[queueRx])
+	a.Queues[queueRx].Away()
 	d.workers.Go(func() { d.rx.work(a.Queues[queueRx]) })
 	d.workers.Go(func() { d.transmit(a.Queues[queueTx]) })
 	if len(a.Queues) > queueEvent && a.Queues[queueEvent] != nil {
+		a.Queues[queueEvent].Away()
 		d.workers.Go(func() { d.events(a.Queues[queueEvent]) })
 	}
 	return nil
@@ -202,6 +204,7 @@ func (d *Device) events(q *virtq.Queue) {
 	for {
 		d.mu.Lock()
 		for d.act != nil && !d.eventDue {
+			q.Away()
 			d.event.Wait()
 		}
 		active := d.act != nil

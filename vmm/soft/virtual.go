@@ -18,6 +18,8 @@ type virtualClock struct {
 	vm      *VM
 	skipped atomic.Uint64 // time that passed while the CPU was halted
 
+	check *checkpoints // nil: none
+
 	mu     sync.Mutex // guards timers and their deadlines
 	timers []*virtualTimer
 }
@@ -86,6 +88,9 @@ func (v *virtualClock) update() {
 	if t := v.next(); t != nil {
 		c.s.Deadline = t.deadline - min(t.deadline, v.skipped.Load())
 	}
+	if k := v.check; k != nil {
+		c.s.Deadline = min(c.s.Deadline, k.at)
+	}
 }
 
 // expire calls what is due, in the order of the deadlines.
@@ -119,9 +124,10 @@ func (v *virtualClock) skip() bool {
 	return true
 }
 
-// bellPatience is how long a deterministic machine's CPU waits for a device to
-// be done. A device that waits for something else then goes on beside the CPU.
-const bellPatience = 2 * time.Second
+// bellPatience is how long a deterministic machine's CPU waits for a device that
+// is at work, on a slow disk or a busy host. One that takes longer goes on beside
+// the CPU, and the run may not be repeatable.
+const bellPatience = 10 * time.Second
 
 // syncBell is the doorbell of a deterministic machine: Ring returns when the
 // device's worker is back in Wait, so that all it did happened between two
@@ -131,7 +137,7 @@ type syncBell struct {
 	cond    *sync.Cond
 	rung    bool
 	waiting int // workers in Wait
-	late    bool
+	away    bool
 	closed  bool
 }
 
@@ -149,18 +155,43 @@ func (b *syncBell) Unbind() error { return nil }
 
 // Ring wakes the worker and waits for it.
 func (b *syncBell) Ring() {
-	limit := time.AfterFunc(bellPatience, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.late = true
-		b.cond.Broadcast()
-	})
-	defer limit.Stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.rung, b.late = true, false
+	b.rung = true
 	b.cond.Broadcast()
-	for !b.closed && !b.late && (b.rung || b.waiting == 0) {
+	b.await(func() bool { return b.away || !b.rung && b.waiting > 0 })
+}
+
+// Settle returns when a worker is in Wait, or away: when Ring would not wait.
+func (b *syncBell) Settle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.await(func() bool { return b.away || b.waiting > 0 })
+}
+
+// Away says that the worker waits for something else.
+func (b *syncBell) Away() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.away = true
+	b.cond.Broadcast()
+}
+
+// await returns when done says so, the bell is closed or the time is up.
+// Preconditions: mu is held.
+func (b *syncBell) await(done func() bool) {
+	if done() || b.closed {
+		return
+	}
+	late := false
+	t := time.AfterFunc(bellPatience, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		late = true
+		b.cond.Broadcast()
+	})
+	defer t.Stop()
+	for !b.closed && !late && !done() {
 		b.cond.Wait()
 	}
 }
@@ -170,6 +201,7 @@ func (b *syncBell) Wait() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting++
+	b.away = false
 	b.cond.Broadcast()
 	for !b.rung && !b.closed {
 		b.cond.Wait()

@@ -313,6 +313,7 @@ func (c *CPU) clearExit(reason uint32) bool {
 func (c *CPU) events() (vcpu.Exit, bool) {
 	for {
 		if c.s.Count >= c.s.Deadline {
+			c.vm.virtual.checkpoint(c)
 			c.vm.virtual.expire()
 		}
 		x := atomic.LoadUint32(&c.s.Exit)
