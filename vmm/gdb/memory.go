@@ -39,12 +39,15 @@ func (s *space) bytes(addr uint64, write bool) ([]byte, mem.GPA) {
 	if !ok {
 		return nil, 0
 	}
+	n := pageSize - gpa%pageSize // regions are whole pages
+	if b, err := s.mem.Slice(mem.GPA(gpa), n); err == nil {
+		return b, mem.GPA(gpa)
+	}
 	r := s.mem.Find(mem.GPA(gpa))
-	if r == nil || r.Kind == mem.Window || write && r.Kind != mem.RAM {
+	if r == nil || write || r.Kind != mem.ROM {
 		return nil, 0
 	}
 	off := gpa - uint64(r.Base)
-	n := min(pageSize-gpa%pageSize, r.Size()-off)
 	return r.Bytes()[off : off+n], mem.GPA(gpa)
 }
 
