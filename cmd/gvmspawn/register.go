@@ -26,12 +26,35 @@ func (r *session) register() (undo func(), err error) {
 		if err != nil {
 			return nil, fmt.Errorf("option --register=yes: %w", err)
 		}
-		return func() { r.unregister(reg) }, nil
+		undo := r.registerToo()
+		return func() { undo(); r.unregister(reg) }, nil
 	}
+	return r.inBackground(func(ctx context.Context) (*machined.Registration, error) {
+		return machined.Register(ctx, r.scope(), r.registration())
+	}, r.registerToo()), nil
+}
+
+// registerToo makes a machine of a user known to the system's machined as
+// well, if that lets the user: then others find it by name.
+func (r *session) registerToo() (undo func()) {
+	scope := r.scope()
+	if !scope.User || r.s.user {
+		return func() {}
+	}
+	return r.inBackground(func(ctx context.Context) (*machined.Registration, error) {
+		m := r.registration()
+		m.AllocateUnit, m.Interactive = false, false
+		return machined.Register(ctx, machined.System(), m)
+	}, func() {})
+}
+
+// inBackground registers while the machine starts. What is returned undoes
+// that, after also.
+func (r *session) inBackground(register func(context.Context) (*machined.Registration, error), also func()) (undo func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		reg, err := machined.Register(ctx, r.scope(), r.registration())
+		reg, err := register(ctx)
 		if err != nil {
 			r.log.Debug("The machine is not registered", "error", err)
 			return
@@ -39,7 +62,7 @@ func (r *session) register() (undo func(), err error) {
 		<-ctx.Done()
 		r.unregister(reg)
 	})
-	return func() { cancel(); wg.Wait() }, nil
+	return func() { also(); cancel(); wg.Wait() }
 }
 
 func (r *session) unregister(reg *machined.Registration) {

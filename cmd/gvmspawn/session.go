@@ -59,6 +59,7 @@ type session struct {
 	debugger *vmm.Debugger      // nil: none
 	printed  uint64             // bytes on the console when the last boot ended
 	silent   int                // boots since then without any
+	booted   bool               // this is not the first boot
 	// guestLimit is for messages that the guest can cause.
 	guestLimit *logging.Limit
 
@@ -420,7 +421,8 @@ func (r *session) boot(ctx context.Context) (vmm.End, error) {
 		return vmm.EndCrash, err
 	}
 	defer m.Close()
-	if name, why := m.Engine(); why != "" && !r.s.quiet {
+	defer func() { r.booted = true }()
+	if name, why := m.Engine(); why != "" && !r.s.quiet && !r.booted {
 		r.log.Log(ctx, logging.LevelNotice, why, "engine", name)
 	}
 	r.mu.Lock()

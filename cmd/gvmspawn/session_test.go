@@ -478,11 +478,10 @@ func writeDisk(t *testing.T, path string, partition []byte) {
 	}
 }
 
-// TestDiskImage: the kernel and the root partition of a disk image are found
-// without firmware, raw and qcow2 (vmspawn.md §2.1 and acceptance 2 and 3).
-func TestDiskImage(t *testing.T) {
-	dir := t.TempDir()
-	tinyCommand(t, dir)
+// tinyDisk makes the file system "volume" with the tiny guest as its kernel,
+// and the disk "disk.raw" with it as a partition.
+func tinyDisk(t *testing.T, dir string) {
+	t.Helper()
 	root := filepath.Join(dir, "root")
 	if err := os.MkdirAll(filepath.Join(root, "boot"), 0o755); err != nil {
 		t.Fatal(err)
@@ -505,6 +504,15 @@ func TestDiskImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeDisk(t, filepath.Join(dir, "disk.raw"), b)
+}
+
+// TestDiskImage: the kernel and the root partition of a disk image are found
+// without firmware, raw and qcow2 (vmspawn.md §2.1 and acceptance 2 and 3).
+func TestDiskImage(t *testing.T) {
+	dir := t.TempDir()
+	tinyCommand(t, dir)
+	tinyDisk(t, dir)
+	var err error
 	images := [][]string{{"-i", "disk.raw"}, {"-i", "disk.raw", "-x"}, {"-i", "volume", "root=/dev/vda", "rw"}}
 	if exec.Command("qemu-img", "convert", "-O", "qcow2", filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")).Run() == nil {
 		images = append(images, []string{"-i", "disk.qcow2", "--image-format=qcow2"})
