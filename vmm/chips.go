@@ -70,14 +70,15 @@ func (m *Machine) addSerial() *serial.UART {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		_, _ = io.Copy(&m.tap, queue)
+		_, _ = io.Copy(m.serialOut(), queue)
 	}()
 	m.onClose(func() error {
 		err := queue.Close()
 		<-drained
+		m.fallback.close()
 		return err
 	})
-	if m.cfg.Console.Transport == ConsoleSerial {
+	if m.cfg.Console.Transport == ConsoleSerial || m.cfg.Console.SerialToo {
 		m.feed = func(ctx context.Context, p []byte) error {
 			for {
 				p = p[uart.Receive(p):]
@@ -93,4 +94,12 @@ func (m *Machine) addSerial() *serial.UART {
 		}
 	}
 	return uart
+}
+
+// serialOut is where the serial port's output goes.
+func (m *Machine) serialOut() io.Writer {
+	if m.cfg.Console.SerialToo && m.cfg.Console.Transport == ConsoleVirtio {
+		return &m.fallback
+	}
+	return &m.tap
 }

@@ -152,6 +152,9 @@ type Console struct {
 	Out io.Writer
 	// In, if not nil, is the guest's input.
 	In *Input
+	// SerialToo says that the kernel has the serial port as a second console
+	// beside a virtio console. It is shown while the latter is silent.
+	SerialToo bool
 	// Columns and Rows are the initial size, 0 for unknown.
 	Columns, Rows uint16
 }

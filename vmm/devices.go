@@ -61,13 +61,14 @@ func (m *Machine) addConsole(host *pci.Host) error {
 		return nil
 	}
 	dev, err := console.New(console.Config{
-		Cols: m.cfg.Console.Columns, Rows: m.cfg.Console.Rows, Ports: []console.PortConfig{{Output: &m.tap}},
+		Cols: m.cfg.Console.Columns, Rows: m.cfg.Console.Rows, Ports: []console.PortConfig{{Output: m.fallback.spoken()}},
 	})
 	if err != nil {
 		return err
 	}
 	m.onClose(dev.Close)
-	m.term, m.feed = dev, dev.Port(0).Feed
+	m.term = dev
+	m.feed = m.fallback.feed(dev.Port(0).Feed, m.feed)
 	return m.plug(host, "virtio-console", dev)
 }
 

@@ -65,6 +65,7 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 			Release: release, Kernel: m.cfg.Boot.Kernel, Places: m.modulePlaces(release),
 			Modules: initrd.Wanted(r, m.drivers()...), BuiltIn: k.HasString,
 			Root: r, CommandLine: m.cfg.Boot.CommandLine, Credentials: m.handOver,
+			Warn: func(s string) { m.log.Warn(s) },
 		})
 		if err != nil || image == nil {
 			return nil, err

@@ -61,6 +61,7 @@ type Machine struct {
 
 	hostClock *bus.HostClock
 	tap       consoleTap
+	fallback  fallback
 	term      *console.Device // nil without a virtio console
 	feed      func(context.Context, []byte) error
 	vsock     *vsock.Device // nil without vsock
@@ -72,6 +73,7 @@ type Machine struct {
 // New assembles a machine. Errors name the file or the setting at fault.
 func New(cfg Config) (*Machine, error) {
 	m := &Machine{cfg: cfg, log: cfg.Log, hostClock: bus.NewHostClock(), windows: map[string]*mem.Region{}}
+	m.fallback.tap = &m.tap
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}

@@ -28,6 +28,8 @@ type Config struct {
 	// CommandLine is the kernel command line: init= and MODULE.PARAMETER= in
 	// it are honoured.
 	CommandLine string
+	// Warn, if set, gets what does not prevent a boot.
+	Warn func(string)
 	// Credentials, if any, make an initial RAM disk necessary in any case.
 	Credentials []Credential
 }
@@ -85,6 +87,9 @@ func (c *Config) findModules() ([]foundModule, Place, error) {
 	if !found {
 		name, known := c.firstNotBuiltIn()
 		if name == "" && known {
+			if c.Warn != nil {
+				c.Warn(fmt.Sprintf("the modules of kernel %s were not found in %s: the guest may lack drivers, such as those of vsock and the power button", c.Release, c.placeList()))
+			}
 			return nil, Place{}, nil
 		}
 		missing = name

@@ -116,8 +116,7 @@ mkdir -m 0700 ` + systemCredentials + `
 mount -t ramfs -o nosuid,nodev,noexec,mode=0700 ramfs ` + systemCredentials + ` || :
 for gvmspawn_file in ` + credentialsDir + `*; do
 	gvmspawn_to="` + systemCredentials + `/${gvmspawn_file##*/}"
-	cat "${gvmspawn_file}" >"${gvmspawn_to}"
-	chmod 0400 "${gvmspawn_to}" 2>/dev/null || :
+	(umask 0277; cat "${gvmspawn_file}" >"${gvmspawn_to}")
 done
 `
 )

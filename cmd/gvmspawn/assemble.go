@@ -120,7 +120,7 @@ func (p *plan) assemble(log *slog.Logger) error {
 			return err
 		}
 	}
-	line, err := s.commandLine(p.options, root)
+	line, err := s.commandLine(p.options, root, p.serialToo())
 	p.cfg.Boot.KASLR = s.kaslr
 	p.cfg.OEMStrings = append([]string(nil), s.smbios11...)
 	for _, c := range s.credentials.List() {
@@ -141,6 +141,13 @@ func (p *plan) generation() [16]byte {
 		return [16]byte{}
 	}
 	return identity.Generation(os.Getenv("INVOCATION_ID"))
+}
+
+// serialToo reports whether the serial port must be a console besides hvc0: an
+// initrd that is not ours may not have the driver of that, and its init
+// cannot do without any console.
+func (p *plan) serialToo() bool {
+	return p.s.transport == "virtio" && p.s.console != "headless" && len(p.cfg.Boot.Initrds) > 0
 }
 
 // rootFileSystem adds the image to the machine and returns what the kernel

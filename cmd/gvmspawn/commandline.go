@@ -11,13 +11,17 @@ import (
 const maxCommandLine = 2048
 
 // commandLine builds the kernel command line: the console, the boot entry's
-// options, the user's arguments, the root file system (vmspawn's order).
-func (s *settings) commandLine(options, root []string) (string, error) {
+// options, the user's arguments, the root file system (vmspawn's order). With
+// serialToo the serial port is a console until hvc0 has its driver.
+func (s *settings) commandLine(options, root []string, serialToo bool) (string, error) {
 	var words []string
 	device := map[string]string{"virtio": "hvc0", "serial": "ttyS0"}[s.transport]
 	if s.console != "headless" {
 		if t := os.Getenv("TERM"); validTerm(t) {
 			words = append(words, "TERM="+t, "systemd.tty.term."+device+"="+t)
+		}
+		if serialToo {
+			words = append(words, "console=ttyS0")
 		}
 		words = append(words, "console="+device)
 	}

@@ -59,7 +59,7 @@ func onHost(t *testing.T, dir, job string, options ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, nspawn, append([]string{"--register=no", "--keep-unit", "-q", "-D", host, "--volatile=overlay", "--private-network", "--bind=" + dir + ":/g", "--link-journal=no",
-		"--set-credential=systemd.extra-unit.job.service:[Unit]\nAfter=multi-user.target systemd-machined.service\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/g/job.sh\nExecStopPost=systemctl poweroff --no-block\n",
+		"--set-credential=systemd.extra-unit.job.service:[Unit]\nAfter=multi-user.target systemd-machined.service\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/g/job.sh\nExecStopPost=systemctl poweroff --force --no-block\n",
 		"--set-credential=systemd.unit-dropin.multi-user.target:[Unit]\nWants=job.service\n", "-b"}, options...)...)
 	for _, dev := range []string{"/dev/kvm", "/dev/net/tun"} {
 		if _, err := os.Stat(dev); err == nil {

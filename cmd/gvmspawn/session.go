@@ -414,7 +414,7 @@ func (r *session) boot(ctx context.Context) (vmm.End, error) {
 		return vmm.EndCrash, err
 	}
 	cfg.NICs = nics
-	cfg.Console = vmm.Console{Transport: consoleTransport(r.s), Out: r.output(), In: r.input}
+	cfg.Console = vmm.Console{Transport: consoleTransport(r.s), Out: r.output(), In: r.input, SerialToo: r.serialToo()}
 	cfg.Console.Columns, cfg.Console.Rows = r.term.Size()
 	m, err := vmm.New(cfg)
 	if err != nil {
