@@ -76,6 +76,35 @@ func TestPromisedIdle(t *testing.T) {
 	}
 }
 
+// TestPromisedIdleOnKVM: on genuine KVM an idle guest's VMM has at most 10 MiB of
+// memory beside the guest's and its program's file, and none of its threads but
+// the guest's own CPU wakes up.
+func TestPromisedIdleOnKVM(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a stock kernel in the testbed and watches it being idle")
+	}
+	guesttest.KernelAsset(t, "kernel-bookworm")
+	e := promising(t)
+	p, err := prepareCase(e, kvmMemoryCase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := p.subjects[0].run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%v", n)
+	if n["own private"] > 10 {
+		t.Errorf("%.1f MiB of own memory, at most 10 are promised", n["own private"])
+	}
+	if n["wake-ups"] != 0 {
+		t.Errorf("%.2f wake-ups a second, none are promised", n["wake-ups"])
+	}
+	if n["CPU-wake-ups"] > 2*n["guest-interrupts"]+1 {
+		t.Errorf("the guest's CPU wakes up %.1f times a second for %.1f interrupts", n["CPU-wake-ups"], n["guest-interrupts"])
+	}
+}
+
 func TestMain(m *testing.M) {
 	status := m.Run()
 	guesttest.RemoveBinary()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -62,7 +63,9 @@ func (r *runner) run(ctx context.Context) (End, error) {
 		wg.Go(func() { r.cpu(i) })
 	}
 	stop := context.AfterFunc(ctx, func() { r.finish(EndKilled, nil) })
+	later := time.AfterFunc(settled, trim)
 	<-r.done
+	later.Stop()
 	stop()
 	wg.Wait()
 	return r.end, r.err
