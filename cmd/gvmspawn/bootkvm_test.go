@@ -44,6 +44,19 @@ cat /tmp/out`,
 	}
 }
 
+// TestBootOftenOnKVM boots the same machine twenty times on genuine KVM: none hangs,
+// none fails.
+func TestBootOftenOnKVM(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("boots many machines in the testbed: set GVMSPAWN_LONG=1")
+	}
+	var cases []bootCase
+	for range 20 {
+		cases = append(cases, bootCase{name: "again", kernel: "kernel-trixie", args: "do=poweroff quiet", want: "HELLO from 6[.]12[.].* with 1 CPU", after: "true"})
+	}
+	runOnKVM(t, cases)
+}
+
 // TestBootKilledOnKVM starts and kills machines on genuine KVM at twenty moments of
 // their boot, by SIGKILL and by two SIGTERMs. The module's use count says that
 // no VM is left in the kernel; neither are processes, sockets or files, once a
