@@ -24,15 +24,14 @@ func TestBootTruncatedDAX(t *testing.T) {
 			res := guesttest.Testbed{
 				Kernel:  host,
 				Files:   map[string]string{"bin/gvmspawn": guesttest.Binary(t), "tree": tree, "vmlinuz": guesttest.KernelAsset(t, "kernel-trixie").Path},
-				Timeout: 8 * time.Minute,
+				Timeout: 20 * time.Minute,
 				Script: `
 uname -r
-timeout -s KILL 120 gvmspawn -q --kvm=yes --vsock=no --dax=64M -D /tree --linux=/vmlinuz --ram=256M quiet >/tmp/out 2>&1 &
-while ! grep -q MAPPED /tmp/out; do sleep 0.1; kill -0 $! || break; done
+touch /tmp/out
+{ timeout -s KILL 30 gvmspawn -q --kvm=yes --vsock=no --dax=64M -D /tree --linux=/vmlinuz --ram=256M quiet 2>&1; echo "STATUS $?"; } | tee /tmp/out &
+while ! grep -q MAPPED /tmp/out && ! grep -q STATUS /tmp/out; do sleep 0.1; done
 truncate -s 4096 /tree/big
-wait $!
-echo "STATUS $?"
-cat /tmp/out`,
+wait`,
 			}.Run(t)
 			for _, want := range []string{"STATUS 0", "MAPPED", "CHECK truncated ok", "a file shrank under a DAX mapping"} {
 				if !strings.Contains(res.Output, want) {
