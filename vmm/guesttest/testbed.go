@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -103,6 +104,7 @@ func (q *qemuProgram) runFor(limit time.Duration, args []string) (out []byte, hu
 	defer cancel()
 	cmd := exec.CommandContext(ctx, q.path, append(q.args[:len(q.args):len(q.args)], args...)...)
 	cmd.Env = q.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // with the test, however that ends
 	var console bytes.Buffer
 	cmd.Stdout = &console
 	if name := os.Getenv("GVMSPAWN_TESTBED_CONSOLE"); name != "" {
