@@ -25,14 +25,10 @@ func (m *Machine) assemble() error {
 	if err := m.cfg.check(); err != nil {
 		return err
 	}
-	if f := m.cfg.Firmware; f != nil {
-		return fmt.Errorf("firmware %s: machines do not start with firmware yet", f.Code)
-	}
-	img, err := linux.Open(m.cfg.Boot.Kernel)
+	img, err := m.openKernel()
 	if err != nil {
 		return err
 	}
-	m.onClose(img.Close)
 	if err := m.addMemory(); err != nil {
 		return err
 	}
@@ -55,7 +51,24 @@ func (m *Machine) assemble() error {
 	if err := m.addDevices(host); err != nil {
 		return err
 	}
+	if m.cfg.Firmware != nil {
+		return m.loadFirmware()
+	}
 	return m.load(img)
+}
+
+// openKernel opens the kernel to start: nil for a machine with firmware, which
+// reads the file itself.
+func (m *Machine) openKernel() (*linux.Image, error) {
+	if m.cfg.Firmware != nil {
+		return nil, nil
+	}
+	img, err := linux.Open(m.cfg.Boot.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	m.onClose(img.Close)
+	return img, nil
 }
 
 // check reports a setting that no machine can have.
@@ -82,6 +95,9 @@ func (c *Config) check() error {
 	case c.Deterministic && c.TPM != nil:
 		return errors.New("a deterministic machine has no TPM: its keys are random")
 	}
+	if c.Firmware != nil && c.Firmware.SMM {
+		return fmt.Errorf("firmware %s needs System Management Mode, which this machine does not have: take firmware without that need", c.Firmware.Code)
+	}
 	return nil
 }
 
@@ -98,11 +114,19 @@ func hostMemory() uint64 {
 	return (info.Totalram + info.Totalswap) * uint64(info.Unit)
 }
 
+// lowRAM is how much of the RAM lies below the 32-bit hole, in bytes.
+func (c *Config) lowRAM() uint64 {
+	if c.Firmware != nil {
+		return min(c.RAM, layout.FirmwareLowRAMEnd)
+	}
+	return min(c.RAM, layout.LowRAMEnd)
+}
+
 // addMemory reserves RAM below and above the 32-bit hole, and the DAX windows.
 func (m *Machine) addMemory() error {
 	m.mem = mem.New()
 	m.onClose(m.mem.Close)
-	low := min(m.cfg.RAM, layout.LowRAMEnd)
+	low := m.cfg.lowRAM()
 	if _, err := m.mem.Add("RAM", 0, low, mem.RAM); err != nil {
 		return err
 	}
@@ -117,7 +141,8 @@ func (m *Machine) addMemory() error {
 	next := layout.PCIMMIO64Start(uint64(m.memoryEnd()))
 	for i := range m.cfg.Shares {
 		s := &m.cfg.Shares[i]
-		if s.DAX == 0 || s.Ephemeral { // fs.Ephemeral says why
+		if s.DAX == 0 || s.Ephemeral || m.cfg.Firmware != nil {
+			// fs.Ephemeral says why. Firmware moves BARs, and memory cannot follow.
 			continue
 		}
 		next = (next + s.DAX - 1) / s.DAX * s.DAX
@@ -128,13 +153,14 @@ func (m *Machine) addMemory() error {
 		m.windows[s.Tag] = w
 		next += s.DAX
 	}
-	return nil
+	return m.addFlash()
 }
 
 // addEngine takes KVM or the software CPU.
 func (m *Machine) addEngine() error {
 	if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
-		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, Sockets: m.cfg.Sockets, Threads: m.cfg.Threads, IO: &m.bus, File: m.cfg.KVM})
+		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, Sockets: m.cfg.Sockets, Threads: m.cfg.Threads, IO: &m.bus, File: m.cfg.KVM,
+			Firmware: m.cfg.Firmware != nil, PhysBits: m.physBits()})
 		if err == nil {
 			m.setEngine(vm)
 			return nil
@@ -166,24 +192,31 @@ func (m *Machine) setEngine(vm vcpu.VM) {
 // addPCI makes bus 0 with its windows.
 func (m *Machine) addPCI() (*pci.Host, error) {
 	high := layout.PCIMMIO64Start(uint64(m.memoryEnd()))
-	host, err := pci.NewHost(&m.bus.MMIO, pci.Config{
+	cfg := pci.Config{
 		Low:   pci.Window{Start: layout.PCIMMIO32Start, End: layout.PCIMMIO32End},
 		High:  pci.Window{Start: high, End: high + layout.PCIMMIO64Size},
 		ECAM:  layout.ECAM,
 		Reset: m.resetPort(),
-	})
+	}
+	if m.cfg.Firmware != nil {
+		cfg.Low = pci.Window{Start: layout.FirmwareLowRAMEnd, End: layout.FirmwarePCIEnd}
+		cfg.High = pci.Window{Start: max(uint64(m.memoryEnd()), layout.HighRAMStart), End: layout.AddressEnd}
+		cfg.ECAM = 0
+	}
+	host, err := pci.NewHost(&m.bus.MMIO, cfg)
 	if err != nil {
 		return nil, err
 	}
 	m.pci = host
 	err = errors.Join(
 		m.bus.Port.Map("PCI configuration address", layout.PortPCIAddr, 4, host.AddressPort()),
-		m.bus.Port.Map("PCI configuration data", layout.PortPCIData, 4, host.DataPort()),
-		m.bus.MMIO.Map("PCI ECAM", layout.ECAM, layout.ECAMSize, host.ECAM()))
-	if err != nil {
-		return nil, err
+		m.bus.Port.Map("PCI configuration data", layout.PortPCIData, 4, host.DataPort()))
+	if m.cfg.Firmware != nil {
+		err = errors.Join(err, m.addSouthBridge(host))
+	} else {
+		err = errors.Join(err, m.bus.MMIO.Map("PCI ECAM", layout.ECAM, layout.ECAMSize, host.ECAM()))
 	}
-	return host, nil
+	return host, err
 }
 
 // restartStub is real-mode code at layout.BIOSEntry: it resets the machine by the
@@ -217,7 +250,7 @@ func (m *Machine) load(img *linux.Image) error {
 	if err := m.chooseCredentials(); err != nil {
 		return err
 	}
-	top := mem.GPA(min(m.cfg.RAM, layout.LowRAMEnd))
+	top := mem.GPA(m.cfg.lowRAM())
 	strings, err := smbios.Write(m.mem, top, m.smbios())
 	if err != nil {
 		return err
@@ -252,6 +285,9 @@ func (m *Machine) acpi() acpi.Config {
 	c := acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd()}
 	c.Devices = append(c.Devices, acpi.PanicDevice())
 	c.Tables = append(c.Tables, watchdogTable())
+	if m.cfg.Firmware != nil {
+		c.FWCfg, c.PCI = true, m.placedPCI()
+	}
 	if m.cfg.TPM != nil {
 		c.Devices = append(c.Devices, acpi.TPM(layout.TPM, tpm.Size))
 		c.Tables = append(c.Tables, m.cfg.TPM.table())

@@ -31,7 +31,7 @@ func (m *Machine) addChips() error {
 	keyboard := i8042.New(reset)
 	rtc := cmos.New(cmos.Config{
 		Line: m.vm.NewLine(layout.GSIRTC), Clock: m.clock(), Now: m.now(),
-		RAMBelow4G: min(m.cfg.RAM, layout.LowRAMEnd), RAMAbove4G: m.cfg.RAM - min(m.cfg.RAM, layout.LowRAMEnd), CPUs: m.cfg.CPUs,
+		RAMBelow4G: m.cfg.lowRAM(), RAMAbove4G: m.cfg.RAM - m.cfg.lowRAM(), CPUs: m.cfg.CPUs,
 	})
 	for _, c := range []chip{
 		{"power control", layout.PortPM, power.ControlSize, &power.Control{PowerOff: off, Reset: reset}},

@@ -95,8 +95,16 @@ type Firmware struct {
 	// SMM says that the firmware needs System Management Mode, from which
 	// alone the flash can then be written.
 	SMM bool
+	// Items are further files of the firmware configuration device: "opt/" names.
+	Items []FirmwareItem
 	// Log gets what the firmware writes to the debug port 0x402; nil discards it.
 	Log io.Writer
+}
+
+// FirmwareItem is a file of the firmware configuration device.
+type FirmwareItem struct {
+	Name    string // 1 to 55 bytes, that of no other item
+	Content []byte
 }
 
 // Boot is a kernel started without firmware, or handed to it.

@@ -30,6 +30,7 @@ func (m *Machine) addDisks(host *pci.Host) error {
 		if _, err := host.Add(f); err != nil {
 			return err
 		}
+		m.bootDisks = append(m.bootDisks, host.Last())
 	}
 	return nil
 }

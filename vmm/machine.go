@@ -53,9 +53,12 @@ type Machine struct {
 	dax     []daxShare
 	bus     bus.Bus
 	pci     *pci.Host
-	vm      vcpu.VM
-	why     string // why AccelAuto did not take KVM
-	runner  *runner
+	flash   flash // of a machine with firmware
+	// bootDisks are the disks' places on the bus, in order.
+	bootDisks []pci.Address
+	vm        vcpu.VM
+	why       string // why AccelAuto did not take KVM
+	runner    *runner
 	// handOver are the credentials that the initrd hands over, nil for none.
 	handOver []initrd.Credential
 

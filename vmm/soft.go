@@ -17,6 +17,9 @@ func (m *Machine) newSoft() (vcpu.VM, error) {
 		Log:  func(format string, args ...any) { m.log.Debug(fmt.Sprintf(format, args...)) },
 		Warn: func(format string, args ...any) { m.log.Warn(fmt.Sprintf(format, args...)) },
 	}
+	if m.cfg.Firmware != nil {
+		cfg.PhysBits = m.physBits()
+	}
 	if m.cfg.Deterministic {
 		cfg.BootTime = deterministicEpoch
 	}

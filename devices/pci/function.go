@@ -89,6 +89,10 @@ type Function struct {
 	// to bring the device itself into its power-on state.
 	OnReset func()
 
+	// onWrite, if not nil, is called with mu held after configuration space
+	// was written.
+	onWrite func(off, size int)
+
 	mu       sync.Mutex // guards the rest
 	cfg      [configSize]byte
 	writable [configSize]byte
@@ -242,6 +246,9 @@ func (f *Function) WriteConfig(off, size int, v uint64) {
 	if touches(off, size, regCommand, 2) || touches(off, size, regBAR0, 4*barCount) {
 		f.decode()
 	}
+	if f.onWrite != nil {
+		f.onWrite(off, size)
+	}
 	for i := range f.caps {
 		if c := &f.caps[i]; c.Written != nil && off < c.end && c.start < off+size {
 			c.Written(f.cfg[c.start:c.end], max(off-c.start, 0), min(off+size, c.end)-max(off, c.start))
@@ -275,6 +282,9 @@ func (f *Function) reset() {
 		f.msix.reset()
 	}
 	f.decode()
+	if f.onWrite != nil {
+		f.onWrite(0, configSize)
+	}
 	f.mu.Unlock()
 	if f.OnReset != nil {
 		f.OnReset()

@@ -20,7 +20,8 @@ type Config struct {
 	// Low, below 4 GiB, is for 32-bit BARs, High for 64-bit ones.
 	Low, High Window
 	// ECAM is the address of the memory-mapped configuration space, which
-	// the host bridge reports in its PCIEXBAR register.
+	// the host bridge reports in its PCIEXBAR register. 0 means that firmware
+	// puts it somewhere in Low by that register, and that there is none before.
 	ECAM uint64
 	// Reset, if set, gets single-byte accesses to port 0xcf9, which lies
 	// inside the address register at 0xcf8, at offset 0.
@@ -40,21 +41,19 @@ type Host struct {
 	space     *bus.Space
 	functions [slotCount][functionCount]*Function
 	order     []*Function // in the order of Add
+	last      Address
 	address   atomic.Uint32
 
-	mu   sync.Mutex // guards the state of all BARs, and the cursors below
+	mu   sync.Mutex // guards the state of all BARs, and the fields below
 	low  uint64     // next free address of each window
 	high uint64
+	ecam uint64 // where ECAM is, if firmware put it there
 }
 
 // NewHost returns the host bridge, itself at slot 0. BARs appear in space.
 func NewHost(space *bus.Space, cfg Config) (*Host, error) {
 	h := &Host{cfg: cfg, space: space, low: cfg.Low.Start, high: cfg.High.Start}
-	f := NewFunction("host bridge", ID{Vendor: hostVendor, Device: hostDevice, Class: hostClass})
-	// Firmware writes ECAM's base here and expects to read it back. The window
-	// itself does not move.
-	f.SetRegister(hostPCIEXBAR, uint32(cfg.ECAM)|1, ^uint32(0))
-	f.SetRegister(hostPCIEXBAR+4, uint32(cfg.ECAM>>32), ^uint32(0))
+	f := h.newBridge()
 	if err := h.AddAt(f, Address{}); err != nil {
 		return nil, err
 	}
@@ -100,6 +99,7 @@ func (h *Host) AddAt(f *Function, a Address) error {
 	f.host = h
 	h.functions[a.Slot][a.Function] = f
 	h.order = append(h.order, f)
+	h.last = a
 	return nil
 }
 
@@ -198,6 +198,28 @@ func (h *Host) Reset() {
 	}
 }
 
+// BARs lists the memory that the guest's BARs decode now, by window: the 32-bit
+// one, the 64-bit one, in no order.
+func (h *Host) BARs() (low, high []Window) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.order {
+		for _, b := range f.bars {
+			switch w := (Window{b.at, b.at + b.Size}); {
+			case !b.mapped:
+			case h.cfg.Low.holds(b.at, b.Size):
+				low = append(low, w)
+			default:
+				high = append(high, w)
+			}
+		}
+	}
+	return low, high
+}
+
+// Last is where Add put the last function.
+func (h *Host) Last() Address { return h.last }
+
 // Functions lists all functions in the order of Add; the first is the bridge.
 func (h *Host) Functions() []*Function { return h.order }
 
@@ -225,7 +247,7 @@ func (h *Host) ECAM() bus.Device { return ecam{h} }
 type ecam struct{ h *Host }
 
 func (e ecam) Read(off uint64, size int) uint64 {
-	if off>>20 != 0 {
+	if off>>20 != 0 { // another bus
 		return bus.Ones(size)
 	}
 	return e.h.read(off>>15, off>>12, off&(ecamSize-1), size)

@@ -30,6 +30,7 @@ const (
 
 // Command register bits (PCI 3.0 §6.2.2).
 const (
+	CommandIO          = 1 << 0 // no function here has ports: the bit is one of bridges
 	CommandMemory      = 1 << 1
 	CommandBusMaster   = 1 << 2
 	CommandParity      = 1 << 6

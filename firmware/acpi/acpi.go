@@ -44,6 +44,10 @@ type Config struct {
 	// RAMEnd is the first address above all RAM, where hotplugged RAM too
 	// would end: the 64-bit PCI window lies behind it.
 	RAMEnd mem.GPA
+	// PCI says where firmware put PCI; nil stands for the fixed places of layout.
+	PCI *PCI
+	// FWCfg declares the firmware configuration device at layout.PortFWCfg.
+	FWCfg bool
 	// NoCOM1 leaves the serial port out, NoRTC the real-time clock.
 	NoCOM1, NoRTC bool
 	// INTx lists routes for the legacy PCI interrupts INTA to INTD: GSI 16
@@ -58,6 +62,30 @@ type Config struct {
 	Events []Event
 	// Tables are further tables, without the common header.
 	Tables []Table
+}
+
+// PCI is where the memory of bus 0 lies.
+type PCI struct {
+	ECAM  uint64 // base of the memory-mapped configuration space, 1 MiB a bus
+	Buses int
+	Low   []Window // below 4 GiB
+	High  Window   // above
+}
+
+// Window is [Start, End).
+type Window struct{ Start, End uint64 }
+
+// pci is where PCI is.
+func (c *Config) pci() *PCI {
+	if c.PCI != nil {
+		return c.PCI
+	}
+	high := layout.PCIMMIO64Start(uint64(c.RAMEnd))
+	return &PCI{
+		ECAM: layout.ECAM, Buses: layout.ECAMBuses,
+		Low:  []Window{{layout.PCIMMIO32Start, layout.PCIMMIO32End}},
+		High: Window{high, high + layout.PCIMMIO64Size},
+	}
 }
 
 // Event is one bit of the Generic Event Device's register.
@@ -103,10 +131,19 @@ func Write(m *mem.Memory, c Config) (rsdp mem.GPA, err error) {
 // Build makes the tables: the root pointer first, then the XSDT, the DSDT, the
 // FADT, the MADT, the MCFG and those of c.Tables in order.
 func Build(c Config) ([]Blob, error) {
-	if err := c.check(); err != nil {
-		return nil, err
+	blobs, end, err := c.build(layout.ACPITables)
+	if err == nil && end > layout.ACPITablesEnd {
+		err = fmt.Errorf("ACPI tables: %d bytes do not fit into %d", end-layout.ACPITables, layout.ACPITablesEnd-layout.ACPITables)
 	}
-	next := uint64(layout.ACPITables)
+	return blobs, err
+}
+
+// build is Build for tables from base to end.
+func (c *Config) build(base mem.GPA) (blobs []Blob, end mem.GPA, err error) {
+	if err := c.check(); err != nil {
+		return nil, 0, err
+	}
+	next := uint64(base)
 	place := func(b []byte) Blob {
 		blob := Blob{mem.GPA(next), b}
 		next = (next + uint64(len(b)) + 15) &^ 15
@@ -115,20 +152,17 @@ func Build(c Config) ([]Blob, error) {
 	// The XSDT comes first and must know all others: its size is known.
 	n := 3 + len(c.Tables)
 	next += uint64(headerSize+8*n+15) &^ 15
-	dsdt := place(dsdt(c))
-	blobs := []Blob{dsdt, place(fadt(c, dsdt.Address)), place(madt(c)), place(mcfg())}
+	dsdt := place(dsdt(*c))
+	blobs = []Blob{dsdt, place(fadt(*c, dsdt.Address)), place(madt(*c)), place(mcfg(c.pci()))}
 	for _, t := range c.Tables {
 		blobs = append(blobs, place(table(t.Signature, t.Revision, t.Body)))
-	}
-	if next > layout.ACPITablesEnd {
-		return nil, fmt.Errorf("ACPI tables: %d bytes do not fit into %d", next-layout.ACPITables, layout.ACPITablesEnd-layout.ACPITables)
 	}
 	var entries []byte
 	for _, b := range blobs[1:] {
 		entries = binary.LittleEndian.AppendUint64(entries, uint64(b.Address))
 	}
-	xsdt := Blob{layout.ACPITables, table("XSDT", 1, entries)}
-	return append([]Blob{{layout.RSDP, rsdp(xsdt.Address)}, xsdt}, blobs...), nil
+	xsdt := Blob{base, table("XSDT", 1, entries)}
+	return append([]Blob{{layout.RSDP, rsdp(xsdt.Address)}, xsdt}, blobs...), mem.GPA(next), nil
 }
 
 // check reports what cannot be told in tables.

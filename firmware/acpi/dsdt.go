@@ -11,12 +11,15 @@ import (
 // dsdt is the Differentiated System Description Table: the devices that
 // cannot be found by asking a bus. Revision 2 means 64-bit integers.
 func dsdt(c Config) []byte {
-	sb := []aml.Term{pciHost(c), motherboard()}
+	sb := []aml.Term{pciHost(c), motherboard(c.pci())}
 	if !c.NoCOM1 {
 		sb = append(sb, com1())
 	}
 	if !c.NoRTC {
 		sb = append(sb, rtc())
+	}
+	if c.FWCfg {
+		sb = append(sb, fwCfg())
 	}
 	sb = append(sb, powerButton(), eventDevice(c.Events))
 	for i := range c.CPUs {
@@ -32,7 +35,16 @@ func dsdt(c Config) []byte {
 
 // pciHost is the PCI Express host bridge.
 func pciHost(c Config) aml.Term {
-	lo := layout.PCIMMIO64Start(uint64(c.RAMEnd))
+	p := c.pci()
+	resources := []aml.Term{
+		aml.WordBusNumber(0, uint16(p.Buses-1)),
+		aml.IO(layout.PortPCIAddr, 8),
+		aml.WordIO(layout.PortPCIStart, 0xffff),
+	}
+	for _, w := range p.Low {
+		resources = append(resources, aml.DWordMemory(uint32(w.Start), uint32(w.End-1)))
+	}
+	resources = append(resources, aml.QWordMemory(p.High.Start, p.High.End-1))
 	terms := []aml.Term{
 		aml.Name("_HID", aml.EISAID("PNP0A08")),
 		aml.Name("_CID", aml.EISAID("PNP0A03")),
@@ -40,13 +52,7 @@ func pciHost(c Config) aml.Term {
 		aml.Name("_BBN", aml.Integer(0)),
 		aml.Name("_UID", aml.Integer(0)),
 		aml.Name("_CCA", aml.Integer(1)),
-		aml.Name("_CRS", aml.ResourceTemplate(
-			aml.WordBusNumber(0, layout.ECAMBuses-1),
-			aml.IO(layout.PortPCIAddr, 8),
-			aml.WordIO(layout.PortPCIStart, 0xffff),
-			aml.DWordMemory(layout.PCIMMIO32Start, layout.PCIMMIO32End-1),
-			aml.QWordMemory(lo, lo+layout.PCIMMIO64Size-1),
-		)),
+		aml.Name("_CRS", aml.ResourceTemplate(resources...)),
 		osc(),
 	}
 	if c.INTx {
@@ -88,12 +94,12 @@ func osc() aml.Term {
 
 // motherboard reserves what no other device declares: a system accepts the
 // MCFG only if its range is reserved (PCI Firmware 3.3 §4.1.2).
-func motherboard() aml.Term {
+func motherboard(p *PCI) aml.Term {
 	return aml.Device("MBRD",
 		aml.Name("_HID", aml.EISAID("PNP0C02")),
 		aml.Name("_UID", aml.Integer(0)),
 		aml.Name("_CRS", aml.ResourceTemplate(
-			aml.Memory32Fixed(layout.ECAM, layout.ECAMSize),
+			aml.Memory32Fixed(uint32(p.ECAM), uint32(p.Buses)*layout.MiB),
 			aml.Memory32Fixed(layout.GED, layout.GEDSize),
 			aml.IO(layout.PortPM, layout.PortPMSize),
 		)),
@@ -120,6 +126,16 @@ func rtc() aml.Term {
 			aml.IO(layout.PortCMOS, 2),
 			aml.IRQNoFlags(layout.GSIRTC),
 		)),
+	)
+}
+
+// fwCfg is the firmware configuration device (QEMU, docs/specs/fw_cfg.rst), by
+// which Linux shows its files.
+func fwCfg() aml.Term {
+	return aml.Device("FWCF",
+		aml.Name("_HID", aml.String("QEMU0002")),
+		aml.Name("_STA", aml.Integer(0xb)), // present, enabled, not shown to people
+		aml.Name("_CRS", aml.ResourceTemplate(aml.IO(layout.PortFWCfg, layout.PortFWCfgSize))),
 	)
 }
 

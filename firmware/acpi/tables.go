@@ -7,8 +7,20 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
 
-// headerSize is the size of the header of every table but the RSDP (§5.2.6).
-const headerSize = 36
+// headerSize is the size of the header of every table but the RSDP (§5.2.6), and
+// tableChecksum where its checksum is.
+const (
+	headerSize    = 36
+	tableChecksum = 9
+)
+
+// Fields of the RSDP (§5.2.5.3, table 5.3).
+const (
+	rsdpOldSize  = 20
+	rsdpChecksum = 8
+	rsdpXSDT     = 24
+	rsdpExtended = 32
+)
 
 const (
 	oemID      = "GVMSPN"
@@ -28,7 +40,7 @@ func table(signature string, revision byte, body []byte) []byte {
 	copy(b[28:], creatorID)
 	binary.LittleEndian.PutUint32(b[32:], 1) // Creator Revision
 	b = append(b, body...)
-	b[9] = checksum(b)
+	b[tableChecksum] = checksum(b)
 	return b
 }
 
@@ -49,9 +61,9 @@ func rsdp(xsdt mem.GPA) []byte {
 	copy(b[9:], oemID)
 	b[15] = 2 // Revision
 	binary.LittleEndian.PutUint32(b[20:], uint32(len(b)))
-	binary.LittleEndian.PutUint64(b[24:], uint64(xsdt))
-	b[8] = checksum(b[:20])
-	b[32] = checksum(b)
+	binary.LittleEndian.PutUint64(b[rsdpXSDT:], uint64(xsdt))
+	b[rsdpChecksum] = checksum(b[:rsdpOldSize])
+	b[rsdpExtended] = checksum(b)
 	return b
 }
 
@@ -207,10 +219,10 @@ func override(b []byte, irq byte, gsi uint32, flags uint16) []byte {
 }
 
 // mcfg says where PCI configuration space is (PCI Firmware 3.3 §4.1.2).
-func mcfg() []byte {
+func mcfg(p *PCI) []byte {
 	b := make([]byte, 8, 8+16)
-	b = binary.LittleEndian.AppendUint64(b, layout.ECAM)
-	return table("MCFG", 1, append(b, 0, 0, 0, layout.ECAMBuses-1, 0, 0, 0, 0))
+	b = binary.LittleEndian.AppendUint64(b, p.ECAM)
+	return table("MCFG", 1, append(b, 0, 0, 0, byte(p.Buses-1), 0, 0, 0, 0))
 }
 
 // TPM2 is the table of a TPM 2.0 (TCG ACPI 1.3 §8, table 7): with a command

@@ -62,7 +62,9 @@ func (c *VCPU) prepare() error {
 	if err := c.setCPUID(); err != nil {
 		return err
 	}
-	c.setBootMSRs()
+	if !c.vm.reset {
+		c.setBootMSRs()
+	}
 	c.ready = true
 	return nil
 }

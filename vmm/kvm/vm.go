@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,11 @@ type Config struct {
 	// Split, if not nil, makes the I/O APIC the caller's; the local APICs stay
 	// KVM's, and there is neither PIC nor PIT. See the package comment.
 	Split func(SplitWires) IOAPIC
+	// Firmware leaves the CPUs' MSRs as after a reset, for firmware to set.
+	Firmware bool
+	// PhysBits, if not 0, is the largest width of physical addresses that
+	// CPUID tells.
+	PhysBits int
 	// AllowEmulated skips the check that the CPUs run 64-bit code natively.
 	AllowEmulated bool
 }
@@ -51,6 +57,8 @@ type VM struct {
 	shared   int              // size of the pages shared with a CPU, in bytes
 	pit      bool
 	split    *split // nil: all of it is KVM's
+	physBits int
+	reset    bool // CPUs keep the MSRs of a reset
 
 	// mu guards the wires below. A wire's own lock is never taken under it.
 	mu        sync.Mutex
@@ -112,6 +120,7 @@ func New(cfg Config) (*VM, error) {
 	}
 	vm := &VM{
 		fd: -1, pid: unix.Getpid(), mem: cfg.Memory, io: cfg.IO, pit: !cfg.NoPIT, topology: topology,
+		reset: cfg.Firmware, physBits: cfg.PhysBits,
 		pins: map[uint32]*pin{}, msis: map[*msi]struct{}{}, doorbells: map[*doorbell]struct{}{}, routes: map[uint32]kvmMSI{}, usedGSI: map[uint32]bool{},
 	}
 	if cfg.Split != nil {
@@ -183,6 +192,9 @@ func (vm *VM) create(dev, cpus int) error {
 	if vm.cpuid, err = supportedCPUID(dev, deadline != 0); err != nil {
 		return err
 	}
+	if e := cpuidList(vm.cpuid).find(leafAddressSize, 0); e != nil && vm.physBits != 0 {
+		e.eax = e.eax&^0xff | min(e.eax&0xff, uint32(vm.physBits))
+	}
 	if vm.fd, err = ioctl(dev, KVM_CREATE_VM, 0); err != nil {
 		vm.fd = -1
 		return createError(err)
@@ -193,18 +205,41 @@ func (vm *VM) create(dev, cpus int) error {
 // addMemory makes a slot of every region.
 func (vm *VM) addMemory() error {
 	for i, r := range vm.mem.Regions() {
-		slot := kvmUserspaceMemoryRegion{
-			slot:          uint32(i),
-			guestPhysAddr: uint64(r.Base),
-			memorySize:    r.Size(),
-			userspaceAddr: uint64(r.HostAddr()),
-		}
-		if r.Kind == mem.ROM {
-			slot.flags = KVM_MEM_READONLY
-		}
-		if _, err := ioctlPtr(vm.fd, KVM_SET_USER_MEMORY_REGION, &slot); err != nil {
+		if err := vm.setSlot(i, r, true); err != nil {
 			return fmt.Errorf("give guest memory %s at %#x-%#x to KVM: %w", r.Name, r.Base, r.End(), err)
 		}
+	}
+	return nil
+}
+
+// setSlot gives a region to the guest, or takes it away.
+func (vm *VM) setSlot(i int, r *mem.Region, on bool) error {
+	slot := kvmUserspaceMemoryRegion{
+		slot:          uint32(i),
+		guestPhysAddr: uint64(r.Base),
+		memorySize:    r.Size(),
+		userspaceAddr: uint64(r.HostAddr()),
+	}
+	if r.Kind == mem.ROM || r.Kind == mem.Flash {
+		slot.flags = KVM_MEM_READONLY
+	}
+	if !on {
+		slot.memorySize = 0
+	}
+	_, err := ioctlPtr(vm.fd, KVM_SET_USER_MEMORY_REGION, &slot)
+	return err
+}
+
+// ShowFlash lets the guest read a mem.Flash region directly, as at first, or
+// makes every access to it leave the CPU. It may be called on a CPU's thread
+// while others run.
+func (vm *VM) ShowFlash(r *mem.Region, on bool) error {
+	i := slices.Index(vm.mem.Regions(), r)
+	if i < 0 || r.Kind != mem.Flash {
+		return fmt.Errorf("guest memory %s is no flash", r.Name)
+	}
+	if err := vm.setSlot(i, r, on); err != nil {
+		return fmt.Errorf("show guest memory %s (%v): %w", r.Name, on, err)
 	}
 	return nil
 }

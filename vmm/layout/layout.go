@@ -81,6 +81,11 @@ const (
 	// ECAMBuses is how many buses ECAM covers. Everything sits on bus 0.
 	ECAMBuses = 16
 
+	// FirmwareLowRAMEnd is LowRAMEnd of a machine with firmware, which puts
+	// PCI's memory and ECAM where it likes from there to FirmwarePCIEnd.
+	FirmwareLowRAMEnd = 2 * GiB
+	FirmwarePCIEnd    = 0xfc00_0000
+
 	// VirtioMMIO is the first virtio-mmio register window.
 	VirtioMMIO       = 0xe800_0000
 	VirtioMMIOStride = 0x1000
@@ -105,6 +110,8 @@ const (
 	KVMIdentityMap = 0xfeff_c000
 	KVMTSS         = 0xfeff_d000
 
+	// FirmwareStart is the lowest address of flash.
+	FirmwareStart = 0xff00_0000
 	// FirmwareEnd is the exclusive end of a firmware image, whose last 16
 	// bytes hold the reset vector.
 	FirmwareEnd = 0x1_0000_0000
@@ -124,9 +131,14 @@ const (
 	PortDebugcon   = 0x402
 	PortPVPanic    = 0x505
 	PortFWCfg      = 0x510
+	PortFWCfgSize  = 12
 	// PortPM is the ACPI sleep control and status block, then the reset register.
-	PortPM       = 0x600
-	PortPMSize   = 8
+	PortPM     = 0x580
+	PortPMSize = 8
+	// PortICH9PM is the power management block of a PC's south bridge (PMBASE),
+	// for firmware.
+	PortICH9PM   = 0x600
+	PortAPM      = 0xb2
 	PortPCIAddr  = 0xcf8
 	PortReset    = 0xcf9
 	PortPCIData  = 0xcfc
@@ -154,6 +166,10 @@ func PCIMMIO64Start(ramEnd uint64) uint64 {
 	}
 	return (ramEnd + align - 1) / align * align
 }
+
+// AddressEnd is the exclusive end of the physical addresses that the paging of
+// x86 can express.
+const AddressEnd = 1 << 52
 
 // PCIMMIO64Size is the size of the 64-bit PCI window in bytes.
 const PCIMMIO64Size = 128 * GiB

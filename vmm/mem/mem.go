@@ -49,11 +49,15 @@ const (
 	// Pluggable is RAM of a memory device (virtio-mem), whose blocks come and
 	// go: see [Region.SetPlugged]. Device DMA reaches plugged blocks only.
 	Pluggable
+	// Flash is a ROM that an engine can take away from the guest while it runs,
+	// so that reads leave the CPU as MMIO, too. An engine that cannot
+	// never shows it.
+	Flash
 )
 
 // String returns the kind's name.
 func (k Kind) String() string {
-	return [...]string{"RAM", "ROM", "window", "pluggable RAM"}[k]
+	return [...]string{"RAM", "ROM", "window", "pluggable RAM", "flash"}[k]
 }
 
 // pageShift is log2 of the tracking granularity: 4 KiB pages.

@@ -12,6 +12,7 @@ type features struct {
 	v3                     bool // AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, XSAVE
 	bmi1, lzcnt, adx       bool
 	invpcid, rdpid, rdrand bool
+	physBits               uint32
 }
 
 // tscKHz is the frequency of the time stamp counter and of the local APIC's
@@ -22,7 +23,7 @@ const tscKHz = 1_000_000
 func newFeatures(v3 bool) features {
 	f := features{
 		cr4:  cr4Basic | cr4UMIP | cr4FSGSBASE | cr4PCIDE | cr4SMEP | cr4SMAP,
-		xcr0: 1, invpcid: true, rdpid: true, rdrand: true,
+		xcr0: 1, invpcid: true, rdpid: true, rdrand: true, physBits: physBits,
 	}
 	if v3 && HostHasV3() {
 		f.v3, f.bmi1, f.lzcnt = true, true, true
@@ -135,7 +136,7 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 	case 0x80000007:
 		return [4]uint32{0, 0, 0, 1 << 8} // invariant TSC
 	case 0x80000008:
-		return [4]uint32{48<<8 | physBits}
+		return [4]uint32{48<<8 | c.vm.features.physBits}
 	}
 	return [4]uint32{}
 }

@@ -46,6 +46,9 @@ type Config struct {
 	// BootTime is the time of day at which the machine's clock is 0; zero
 	// means the host's time.
 	BootTime time.Time
+	// PhysBits, if not 0, is what CPUID says of the width of physical
+	// addresses, at most 46.
+	PhysBits int
 	// V3 offers the instructions of x86-64-v3, AVX2 among them, if the host
 	// has them. They are not translated: what uses them gets slower. The
 	// word v3 in the environment's GVMSPAWN_CPU does the same.
@@ -189,12 +192,18 @@ func New(cfg Config) (*VM, error) {
 	vm.windows = windowsOf(cfg.Memory)
 	vm.rng = rand.NewPCG(seed[0], seed[1])
 	for _, r := range cfg.Memory.Regions() {
+		if r.Kind == mem.Flash {
+			continue // its chip serves every access, which costs less here than showing it
+		}
 		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
 	}
 	if cfg.Trace != nil {
 		vm.trace, vm.tracing = cfg.Trace, cfg.Tracing
 	}
 	cfg.Memory.OnWatchedWrite(vm.deviceWrote)
+	if cfg.PhysBits != 0 {
+		vm.features.physBits = uint32(cfg.PhysBits)
+	}
 	if cfg.Deterministic {
 		vm.virtual = &virtualClock{vm: vm}
 		vm.clock = vm.virtual

@@ -18,7 +18,7 @@ func out32(port uint16, v uint32)
 // configuration of the devices that it runs from.
 func ends(port int) bool {
 	switch {
-	case port >= 0x5d && port <= 0x64, port >= 0x8f && port <= 0x92, port >= 0x5fd && port <= 0x602, port >= 0xcf5 && port <= 0xcff:
+	case port >= 0x5d && port <= 0x64, port >= 0x8f && port <= 0x92, port >= 0x57d && port <= 0x582, port >= 0x5fd && port <= 0x605, port >= 0xcf5 && port <= 0xcff:
 		return true
 	}
 	return false
