@@ -49,7 +49,11 @@ var hostileRows = []struct {
 	{"26", "all ports and addresses, chips out of order", []string{
 		"vmm/bus: TestUnclaimed", "devices/power: TestEveryAccess", "devices/cmos: TestEveryAccess", "devices/pit: TestEveryAccess TestStorm",
 		"devices/pic: TestEveryAccess", "devices/ioapic: TestEveryAccess", "devices/lapic: TestEveryAccess TestTimerStorm",
-		"devices/i8042: FuzzAccess", "cmd/gvmspawn: TestBootHostile"}},
+		"devices/i8042: FuzzAccess", "devices/watchdog: FuzzAccess", "devices/pvpanic: FuzzAccess", "cmd/gvmspawn: TestBootHostile"}},
+	{"26", "TPM: sizes beyond the buffer, starts during a run, cancels, localities, a backend that dies or hangs", []string{
+		"devices/tpm: TestTISBadSize TestTISStates TestTISCancel TestTISLocality TestTISSeizeWhileRunning",
+		"devices/tpm: TestCRBBadSize TestCRBStates TestCRBLocality TestCRBSeizeWhileRunning TestFailingBackend TestCloseWhileRunning FuzzRegisters",
+		"cmd/gvmspawn/internal/swtpm: TestDeath TestHang"}},
 	{"27", "exits: triple fault, internal error, halts, SIPI storms, string I/O, unknown ones, a CPU that never returns", []string{
 		"vmm/kvm: TestShutdown TestInternalError TestUnknownExit TestOtherExits TestSIPIStorm TestStringPort TestKickNeverLost TestKickStorm FuzzExit FuzzGuest",
 		"vmm/soft: TestTripleFault TestStrings FuzzCode", "vmm: TestRunnerPausesAndResumes TestRunnerEnds", "cmd/gvmspawn: TestCrash TestSilentResets"}},

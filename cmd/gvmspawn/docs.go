@@ -97,12 +97,18 @@ The pager of \fB\-\-help\fR, and colours.
 \fB$SYSTEMD_VMSPAWN_NETWORK_MAC\fR
 The guest's Ethernet address.
 .TP
-\fB$CREDENTIALS_DIRECTORY\fR, \fB$NOTIFY_SOCKET\fR, \fB$WATCHDOG_USEC\fR, \fB$LISTEN_FDS\fR
-As for every service of systemd. A descriptor called "kvm" is used as /dev/kvm.
+\fB$GVMSPAWN_TPM\fR
+The interface of the TPM: tis, the default, or crb.
+.TP
+\fB$CREDENTIALS_DIRECTORY\fR, \fB$NOTIFY_SOCKET\fR, \fB$WATCHDOG_USEC\fR, \fB$LISTEN_FDS\fR, \fB$INVOCATION_ID\fR
+As for every service of systemd. The guest's generation identifier (VMGENID) is derived from the last. A descriptor called "kvm" is used as /dev/kvm.
 .SH FILES
 .TP
 \fI/run/systemd/vmspawn/NAME/\fR, \fI$XDG_RUNTIME_DIR/systemd/vmspawn/NAME/\fR, \fI$RUNTIME_DIRECTORY/NAME/\fR
 The running machine: its control socket, its vsock socket (write "CONNECT PORT" and a newline), its SSH key.
+.TP
+\fIIMAGE.tpmstate/\fR
+The TPM of an image or directory, unless \fB\-\-tpm\-state=\fR says otherwise.
 .SH EXAMPLES
 .TP
 gvmspawn \-D tree \-\-linux=vmlinuz
