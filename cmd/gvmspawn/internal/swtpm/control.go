@@ -13,7 +13,7 @@ import (
 )
 
 // answerTime is how long swtpm may take for an answer on its control channel.
-const answerTime = 20 * time.Second
+var answerTime = 20 * time.Second
 
 // command is a command of the control channel (swtpm_ioctls(3); numbers from
 // swtpm's include/swtpm/tpm_ioctl.h). Everything is big-endian; an answer

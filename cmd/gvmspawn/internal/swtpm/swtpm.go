@@ -143,11 +143,15 @@ func (r *running) failed(err error) error {
 	return err
 }
 
-// Init is _TPM_Init: power-on or reset. No command or response is longer than
+// Init is _TPM_Init: power-on or reset. A swtpm that has died, or that does not
+// get a command done, is replaced by another on the same state. No command or response is longer than
 // bufferSize bytes afterwards.
 func (t *TPM) Init(bufferSize int) error {
 	if err := take(t.turn); err != nil {
-		return fmt.Errorf("cannot reset the TPM: %w", err)
+		t.now().cmd.Process.Kill() //nolint:errcheck // it may have ended: then its command fails, too
+		if err := take(t.turn); err != nil {
+			return fmt.Errorf("cannot reset the TPM: %w", err)
+		}
 	}
 	defer func() { t.turn <- struct{}{} }()
 	t.mu.Lock()
