@@ -32,6 +32,7 @@ func (c *Core) activate() {
 	err := c.dev.Activate(&Activation{
 		Features: c.driver, Queues: c.queues,
 		ConfigChanged: act.configChanged, NeedsReset: act.needsReset,
+		InterruptFD: c.wiring.QueueInterruptFD, Interrupt: act.interrupt,
 	})
 	if err != nil {
 		act.fail(fmt.Errorf("activate: %w", err))

@@ -31,6 +31,8 @@ type Wiring interface {
 	CloseBells()
 	// QueueInterrupt sends a used buffer notification for queue i (§2.3).
 	QueueInterrupt(i int)
+	// QueueInterruptFD is an eventfd that sends it, or -1.
+	QueueInterruptFD(i int) int
 	// ConfigInterrupt sends a configuration change notification (§2.3).
 	ConfigInterrupt()
 	// Cleared says that the device is in its initial state; the transport

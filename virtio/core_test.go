@@ -39,10 +39,11 @@ func (w *wires) OpenBell(int) (virtq.Bell, error) {
 	w.bells = append(w.bells, b)
 	return b, nil
 }
-func (w *wires) CloseBells()          {}
-func (w *wires) QueueInterrupt(i int) { w.queue[i].Add(1) }
-func (w *wires) ConfigInterrupt()     { w.config.Add(1) }
-func (w *wires) Cleared()             { w.cleared.Add(1) }
+func (w *wires) CloseBells()              {}
+func (w *wires) QueueInterrupt(i int)     { w.queue[i].Add(1) }
+func (w *wires) QueueInterruptFD(int) int { return -1 }
+func (w *wires) ConfigInterrupt()         { w.config.Add(1) }
+func (w *wires) Cleared()                 { w.cleared.Add(1) }
 
 // rig is a core with a fake device and a driver.
 type rig struct {

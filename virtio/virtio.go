@@ -96,6 +96,12 @@ type Activation struct {
 	Queues   []*virtq.Queue
 	// ConfigChanged sends a configuration change notification (§2.3).
 	ConfigChanged func()
+	// InterruptFD is an eventfd that sends the used buffer notification of a queue
+	// without this process, or -1, and Interrupt sends it: both for devices whose
+	// queues the host's kernel serves, others use Queue.Notify. An eventfd's
+	// notifications do not know of masked vectors.
+	InterruptFD func(queue int) int
+	Interrupt   func(queue int)
 	// NeedsReset sets DEVICE_NEEDS_RESET and notifies the driver (§2.1.2):
 	// for a device in an error state that only a reset can leave.
 	NeedsReset func()

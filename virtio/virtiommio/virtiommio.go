@@ -280,6 +280,7 @@ type wiring struct{ *Device }
 func (w wiring) OpenBell(int) (virtq.Bell, error) { return w.wires.NewDoorbell() }
 func (wiring) CloseBells()                        {}
 func (w wiring) QueueInterrupt(int)               { w.interrupt(interruptQueue) }
+func (wiring) QueueInterruptFD(int) int           { return -1 } // an interrupt has a status to set
 func (w wiring) ConfigInterrupt()                 { w.interrupt(interruptConfig) }
 
 // Cleared resets the transport's own registers (§4.2.2.1: "Upon reset the device

@@ -237,6 +237,14 @@ func (f *Function) moved(addr uint64, on bool) {
 // QueueInterrupt sends queue i's vector.
 func (w wiring) QueueInterrupt(i int) { w.interrupt(&w.queueVector[i], isrQueue) }
 
+// QueueInterruptFD is the eventfd of queue i's vector; without MSI-X there is none.
+func (w wiring) QueueInterruptFD(i int) int {
+	if !w.msix.Enabled() {
+		return -1
+	}
+	return w.msix.FD(int(w.queueVector[i].Load())) // noVector is none of the table's
+}
+
 // ConfigInterrupt sends the configuration vector.
 func (w wiring) ConfigInterrupt() { w.interrupt(&w.configVector, isrConfig) }
 

@@ -177,6 +177,19 @@ func ValidSize(n uint32, packed bool) bool {
 // Size is the number of descriptors.
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
+// Areas are the addresses of descriptor, driver and device area, for a device whose
+// queue somebody else serves (vhost). Nobody may use this Queue's methods but Size
+// and Close then.
+func (q *Queue) Areas() (desc, avail, used mem.GPA) { return q.cfg.Desc, q.cfg.Avail, q.cfg.Used }
+
+// BellFD is an eventfd that the driver's notifications write to, or -1.
+func (q *Queue) BellFD() int {
+	if b, ok := q.cfg.Bell.(interface{ FD() int }); ok {
+		return b.FD()
+	}
+	return -1
+}
+
 // Pop fills c with the next available chain. It returns false when there is
 // none, or the queue is closed or broken.
 func (q *Queue) Pop(c *Chain) bool {
