@@ -35,6 +35,7 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return
 type half interface {
 	io.ReadWriteCloser
 	CloseWrite() error
+	SetReadDeadline(time.Time) error
 }
 
 // forwardTCP serves a connection attempt of the guest. netstack has seen the
@@ -64,21 +65,14 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 		if terr != nil {
 			return
 		}
-		n.splice(gonet.NewTCPConn(&wq, ep), host.(half))
+		n.splice(newGuestTCP(&wq, ep), host.(half))
 	}()
 }
 
 // dial connects to where the guest wants to go.
 func (n *Network) dial(dst netip.Addr, port uint16) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	go func() {
-		select {
-		case <-n.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	if (dst == DNS4 || dst == DNS6) && port == dnsPort {
 		return n.dialResolver(ctx, "tcp")
 	}
@@ -108,17 +102,8 @@ func (n *Network) splice(guest, host half) {
 // copyHalf copies until src ends and then closes that direction of dst. An
 // error on either side ends both.
 func copyHalf(dst, src half) {
-	b := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(b)
 	for {
-		k, rerr := src.Read(*b)
-		if k > 0 {
-			if _, err := dst.Write((*b)[:k]); err != nil {
-				_ = src.Close()
-				_ = dst.Close()
-				return
-			}
-		}
+		rerr := copySome(dst, src)
 		if errors.Is(rerr, io.EOF) {
 			_ = dst.CloseWrite()
 			return
@@ -130,6 +115,41 @@ func copyHalf(dst, src half) {
 		}
 	}
 }
+
+// pause is how long a stream may rest before it gives its buffer back.
+const pause = 50 * time.Millisecond
+
+// copySome waits for something to read and copies what comes without a pause.
+func copySome(dst, src half) error {
+	if err := readable(src); err != nil {
+		return err
+	}
+	b := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(b)
+	var limit time.Time
+	defer func() { _ = src.SetReadDeadline(time.Time{}) }()
+	for {
+		if now := time.Now(); limit.Sub(now) < pause {
+			limit = now.Add(2 * pause)
+			_ = src.SetReadDeadline(limit)
+		}
+		k, err := src.Read(*b)
+		if k > 0 {
+			if _, werr := dst.Write((*b)[:k]); werr != nil {
+				return errWrite
+			}
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// errWrite is a side of a connection that takes no more.
+var errWrite = errors.New("the other side is gone")
 
 // forwardUDP serves the first packet of a flow of the guest.
 func (n *Network) forwardUDP(r *udp.ForwarderRequest) bool {
@@ -152,7 +172,7 @@ func (n *Network) forwardUDP(r *udp.ForwarderRequest) bool {
 	}
 	go func() {
 		defer n.udpOpen.Add(-1)
-		guest := gonet.NewUDPConn(&wq, ep)
+		guest := newGuestUDP(&wq, ep)
 		if !n.track(guest) {
 			return
 		}
@@ -188,32 +208,35 @@ func relay(a, b net.Conn, idle time.Duration) {
 
 // copyDatagrams copies from src to dst. Each datagram renews both deadlines.
 func copyDatagrams(dst, src net.Conn, idle time.Duration) {
-	b := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(b)
 	defer func() {
 		_ = dst.Close()
 		_ = src.Close()
 	}()
 	_ = src.SetReadDeadline(time.Now().Add(idle))
-	for {
-		k, err := src.Read((*b)[:65536])
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		deadline := time.Now().Add(idle)
-		_ = src.SetReadDeadline(deadline)
-		_ = dst.SetReadDeadline(deadline)
-		if err != nil {
-			// ECONNREFUSED: nobody listens now; the guest may try again.
-			if k == 0 && !isRefused(err) {
-				return
-			}
-			continue
-		}
-		if _, err := dst.Write((*b)[:k]); err != nil && !isRefused(err) {
-			return
-		}
+	for copyDatagram(dst, src, idle) {
 	}
+}
+
+// copyDatagram waits for a datagram and copies it. It returns false at the end.
+func copyDatagram(dst, src net.Conn, idle time.Duration) bool {
+	if err := readable(src); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	b := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(b)
+	k, err := src.Read((*b)[:65536])
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	deadline := time.Now().Add(idle)
+	_ = src.SetReadDeadline(deadline)
+	_ = dst.SetReadDeadline(deadline)
+	if err != nil {
+		// ECONNREFUSED: nobody listens now; the guest may try again.
+		return k != 0 || isRefused(err)
+	}
+	_, err = dst.Write((*b)[:k])
+	return err == nil || isRefused(err)
 }
 
 // publish listens on the host for a port of the guest.

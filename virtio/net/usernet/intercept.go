@@ -65,6 +65,12 @@ func (n *Network) intercept4(eth header.Ethernet, ip header.IPv4, payload []byte
 }
 
 func (n *Network) intercept6(eth header.Ethernet, ip header.IPv6, payload []byte) bool {
+	if ip.NextHeader() == uint8(header.UDPProtocolNumber) && len(payload) >= header.UDPMinimumSize && header.UDP(payload).DestinationPort() == dhcpv6Server {
+		if src := hostAddr(ip.SourceAddress()); src.IsLinkLocalUnicast() {
+			n.answerDHCPv6(tcpip.LinkAddress(string(eth.SourceAddress())), src, payload[header.UDPMinimumSize:])
+		}
+		return true
+	}
 	if ip.NextHeader() != uint8(header.ICMPv6ProtocolNumber) || len(payload) < header.ICMPv6MinimumSize {
 		return false
 	}
@@ -159,11 +165,11 @@ func ipv4Frame(frame []byte, mac tcpip.LinkAddress, src, dst netip.Addr, proto t
 }
 
 // ipv6Frame fills the Ethernet and IPv6 headers and returns the payload.
-func ipv6Frame(frame []byte, mac tcpip.LinkAddress, src, dst netip.Addr, hops uint8, size int) []byte {
+func ipv6Frame(frame []byte, mac tcpip.LinkAddress, src, dst netip.Addr, proto tcpip.TransportProtocolNumber, hops uint8, size int) []byte {
 	header.Ethernet(frame).Encode(&header.EthernetFields{SrcAddr: gatewayMAC, DstAddr: mac, Type: header.IPv6ProtocolNumber})
 	ip := header.IPv6(frame[header.EthernetMinimumSize:])
 	ip.Encode(&header.IPv6Fields{
-		PayloadLength: uint16(size), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: hops,
+		PayloadLength: uint16(size), TransportProtocol: proto, HopLimit: hops,
 		SrcAddr: address(src), DstAddr: address(dst),
 	})
 	return frame[header.EthernetMinimumSize+header.IPv6MinimumSize:]
@@ -180,13 +186,14 @@ const (
 	ndPrefixOnLink  = 0x80
 	ndPrefixAuto    = 0x40
 	ndRouterSeconds = 9000
+	ndOther         = 0x40 // ask by DHCPv6 for more than addresses
 )
 
 // advertise sends a router advertisement (RFC 4861 §4.2): the prefix for SLAAC,
 // the MTU and the name server.
 func (n *Network) advertise(mac tcpip.LinkAddress) {
 	be := binary.BigEndian
-	ra := []byte{134, 0, 0, 0, 64, 0}
+	ra := []byte{134, 0, 0, 0, 64, ndOther}
 	ra = be.AppendUint16(ra, ndRouterSeconds)
 	ra = append(ra, make([]byte, 8)...) // reachable time, retransmission timer: unspecified
 	ra = append(ra, ndSourceLink, 1)
@@ -207,7 +214,7 @@ func (n *Network) advertise(mac tcpip.LinkAddress) {
 // sendICMPv6 sends a message, computing its checksum.
 func (n *Network) sendICMPv6(mac tcpip.LinkAddress, src, dst netip.Addr, hops uint8, msg []byte) {
 	frame := make([]byte, header.EthernetMinimumSize+header.IPv6MinimumSize+len(msg))
-	icmp := header.ICMPv6(ipv6Frame(frame, mac, src, dst, hops, len(msg)))
+	icmp := header.ICMPv6(ipv6Frame(frame, mac, src, dst, header.ICMPv6ProtocolNumber, hops, len(msg)))
 	copy(icmp, msg)
 	icmp.SetChecksum(0)
 	icmp.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{Header: icmp, Src: address(src), Dst: address(dst)}))

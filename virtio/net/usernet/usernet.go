@@ -10,6 +10,7 @@
 package usernet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -98,7 +99,8 @@ type Network struct {
 	log       *slog.Logger
 	listeners []io.Closer
 	closed    atomic.Bool
-	closing   chan struct{}
+	ctx       context.Context // ends with Close
+	cancel    context.CancelFunc
 
 	mu    sync.Mutex // guards conns
 	conns map[io.Closer]struct{}
@@ -113,7 +115,8 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Network{cfg: cfg, log: cfg.Log, conns: map[io.Closer]struct{}{}, closing: make(chan struct{})}
+	n := &Network{cfg: cfg, log: cfg.Log, conns: map[io.Closer]struct{}{}}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.Endpoint = newEndpoint(n.intercept)
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
@@ -163,7 +166,7 @@ func (n *Network) setUp() error {
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: 1 << 20, Max: 8 << 20}
 	s.SetTransportProtocolOption(tcp.ProtocolNumber, &snd)
 
-	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, 1024, n.forwardTCP).HandlePacket)
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, 2*maxTCP, n.forwardTCP).HandlePacket)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, n.forwardUDP).HandlePacket)
 	return nil
 }
@@ -233,7 +236,7 @@ func (n *Network) Close() error {
 		n.mu.Unlock()
 		return nil
 	}
-	close(n.closing)
+	n.cancel()
 	for c := range n.conns {
 		_ = c.Close()
 	}
