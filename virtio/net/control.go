@@ -51,8 +51,7 @@ func (d *Device) command(p []byte, size uint64) bool {
 		if cmd == ctrlMQPairs && len(data) == 2 {
 			n := int(binary.LittleEndian.Uint16(data))
 			if n >= 1 && n <= len(d.cfg.Links) {
-				d.pairs.Store(int32(n))
-				return true
+				return d.usePairs(n) == nil
 			}
 		}
 	}

@@ -38,6 +38,21 @@ type Link interface {
 	Interrupt()
 }
 
+// Switch is a Link of several queues that can be told not to deliver to this one:
+// to a queue pair that the driver does not use.
+type Switch interface {
+	SetEnabled(on bool) error
+}
+
+// Carrier moves packets between a queue pair and its link (vhost).
+type Carrier interface {
+	// Start begins. fds are eventfds that send the used buffer notifications of rx
+	// and tx, or -1: then notify is called with 0 or 1.
+	Start(f virtio.Features, rx, tx *virtq.Queue, fds [2]int, notify func(int)) error
+	// Stop ends; nothing touches the queues afterwards.
+	Stop()
+}
+
 // Config describes a network device.
 type Config struct {
 	// MAC is the guest's address, 6 bytes.
@@ -48,6 +63,8 @@ type Config struct {
 	Speed uint32
 	// Links is one Link a queue pair.
 	Links []Link
+	// Carriers, if not nil, is one Carrier a queue pair, instead of this process.
+	Carriers []Carrier
 	// QueueSize is the length of the data queues; 0 for 256.
 	QueueSize uint16
 	// Log gets what the host side has to say; nil discards it.
@@ -99,6 +116,9 @@ func New(cfg Config) (*Device, error) {
 	copy(d.mac[:], cfg.MAC)
 	return d, nil
 }
+
+// Carried reports whether carriers move the packets.
+func (d *Device) Carried() bool { return d.cfg.Carriers != nil }
 
 // Type is virtio.TypeNet.
 func (d *Device) Type() virtio.Type { return virtio.TypeNet }
@@ -173,8 +193,16 @@ func (d *Device) Activate(act *virtio.Activation) error {
 	d.act = act
 	d.mu.Unlock()
 	d.stop.Store(false)
-	d.pairs.Store(1)
+	if err := d.usePairs(1); err != nil {
+		return err
+	}
+	if err := d.startCarriers(act); err != nil {
+		return err
+	}
 	for i, l := range d.cfg.Links {
+		if d.cfg.Carriers != nil {
+			break
+		}
 		if q := act.Queues[2*i]; q != nil {
 			d.workers.Go(func() { d.receive(q, l, act.Features.Has(FMrgRxbuf)) })
 		}
@@ -193,6 +221,41 @@ func (d *Device) Activate(act *virtio.Activation) error {
 	return nil
 }
 
+// usePairs says how many queue pairs the driver uses: packets come on these alone.
+func (d *Device) usePairs(n int) error {
+	d.pairs.Store(int32(n))
+	for i, l := range d.cfg.Links {
+		if s, ok := l.(Switch); ok && len(d.cfg.Links) > 1 {
+			if err := s.SetEnabled(i < n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// startCarriers hands the queue pairs to their carriers, if there are any.
+func (d *Device) startCarriers(act *virtio.Activation) error {
+	for i, c := range d.cfg.Carriers {
+		rx, tx := act.Queues[2*i], act.Queues[2*i+1]
+		if rx == nil || tx == nil || i > 0 && !act.Features.Has(FMQ) {
+			continue
+		}
+		fds := [2]int{act.InterruptFD(2 * i), act.InterruptFD(2*i + 1)}
+		if err := c.Start(act.Features, rx, tx, fds, func(n int) { act.Interrupt(2*i + n) }); err != nil {
+			d.stopCarriers()
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Device) stopCarriers() {
+	for _, c := range d.cfg.Carriers {
+		c.Stop()
+	}
+}
+
 // Reset stops the workers.
 func (d *Device) Reset() {
 	d.mu.Lock()
@@ -205,6 +268,7 @@ func (d *Device) Reset() {
 		return
 	}
 	d.stop.Store(true)
+	d.stopCarriers()
 	for _, l := range d.cfg.Links {
 		l.Interrupt()
 	}

@@ -109,6 +109,27 @@ func (t *TAP) SetFeatures(f virtio.Features) error {
 	return nil
 }
 
+// SetEnabled attaches or detaches this queue of a TAP device with several: the kernel
+// spreads packets over those that are attached.
+func (t *TAP) SetEnabled(on bool) error {
+	ifr, err := unix.NewIfreq(t.file.Name())
+	if err != nil {
+		return fmt.Errorf("TAP interface name %q: %w", t.file.Name(), err)
+	}
+	ifr.SetUint16(unix.IFF_DETACH_QUEUE)
+	if on {
+		ifr.SetUint16(unix.IFF_ATTACH_QUEUE)
+	}
+	// EINVAL: it is so already.
+	if err := unix.IoctlIfreq(t.fd, unix.TUNSETQUEUE, ifr); err != nil && err != unix.EINVAL {
+		return fmt.Errorf("TAP: change the number of queues: %w", err)
+	}
+	return nil
+}
+
+// FD is the TAP device's descriptor, for vhost.
+func (t *TAP) FD() int { return t.fd }
+
 // Transmit writes the packet; the kernel checks the header.
 func (t *TAP) Transmit(pieces []virtq.Buffer, _ int) error {
 	iov, err := fill(t.tx, pieces)

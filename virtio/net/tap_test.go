@@ -1,0 +1,184 @@
+package net
+
+import (
+	"bytes"
+	"encoding/binary"
+	stdnet "net"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
+)
+
+// tapQueues makes a TAP device of several queues, or skips the test.
+func tapQueues(t *testing.T, n int) []Link {
+	t.Helper()
+	links, err := OpenTAP("gvmt%d", n)
+	if err != nil {
+		t.Skipf("no TAP device here: %v", err)
+	}
+	for _, l := range links {
+		t.Cleanup(func() { _ = l.(*TAP).Close() })
+	}
+	return links
+}
+
+// §5.1.6.5.6: with VIRTIO_NET_F_MQ the device uses one pair until the driver asks for
+// more; 0 pairs and more than there are get an error; a detached queue of the TAP gets
+// no packets.
+func TestMultiQueue(t *testing.T) {
+	links := tapQueues(t, 3)
+	d, err := New(Config{MAC: stdnet.HardwareAddr{2, 0, 0, 0, 0, 1}, Links: links})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d.Features().Has(FMQ) {
+		t.Fatal("no VIRTIO_NET_F_MQ")
+	}
+	m := virtiotest.New(t, d, virtiotest.Options{})
+	if got := binary.LittleEndian.Uint16(m.Config(cfgMaxPairs, 2)); got != 3 {
+		t.Errorf("max_virtqueue_pairs %d", got)
+	}
+	attached := func() (n int) {
+		for _, l := range links {
+			if !detached(t, l.(*TAP)) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := attached(); n != 1 {
+		t.Errorf("%d queues attached at first", n)
+	}
+	ctrl := m.Queue[6]
+	for _, c := range []struct {
+		pairs uint16
+		ack   byte
+		want  int
+	}{{3, ctrlOK, 3}, {0, ctrlErr, 3}, {4, ctrlErr, 3}, {65535, ctrlErr, 3}, {2, ctrlOK, 2}, {2, ctrlOK, 2}} {
+		cmd := binary.LittleEndian.AppendUint16([]byte{ctrlMQ, ctrlMQPairs}, c.pairs)
+		if ack := ctrl.Do([][]byte{cmd}, []int{1}).In[0][0]; ack != c.ack || attached() != c.want {
+			t.Errorf("%d pairs: ack %d, %d attached", c.pairs, ack, attached())
+		}
+	}
+	m.Reset()
+	if err := m.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	if n := attached(); n != 1 {
+		t.Errorf("%d queues attached after a reset", n)
+	}
+}
+
+// detached asks the kernel (TUNGETIFF) whether the queue is.
+func detached(t *testing.T, tap *TAP) bool {
+	t.Helper()
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(tap.fd, unix.TUNGETIFF, ifr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ifr.Uint16()&unix.IFF_DETACH_QUEUE != 0
+}
+
+// carrier records what a vhost carrier is asked for.
+type carrier struct {
+	started, stopped int
+	notify           func(int)
+	err              error
+}
+
+func (c *carrier) Start(_ virtio.Features, rx, tx *virtq.Queue, _ [2]int, notify func(int)) error {
+	c.started++
+	c.notify = notify
+	return c.err
+}
+func (c *carrier) Stop() { c.stopped++ }
+
+// nowhere is a link that must not be used.
+type nowhere struct{ t *testing.T }
+
+func (nowhere) Features() virtio.Features         { return 0 }
+func (nowhere) SetFeatures(virtio.Features) error { return nil }
+func (n nowhere) Transmit([]virtq.Buffer, int) error {
+	n.t.Error("the carrier's packet was sent by this process")
+	return nil
+}
+func (n nowhere) Receive([]virtq.Buffer, int) (int, error) {
+	n.t.Error("this process receives")
+	return 0, ErrClosed
+}
+func (nowhere) Interrupt() {}
+
+// With a carrier this process serves the control queue alone, and a carrier that fails
+// makes the device need a reset.
+func TestCarrier(t *testing.T) {
+	c := &carrier{}
+	d, err := New(Config{MAC: stdnet.HardwareAddr{2, 0, 0, 0, 0, 1}, Links: []Link{nowhere{t}}, Carriers: []Carrier{c}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := activation(t, d)
+	if err := d.Activate(a); err != nil || c.started != 1 {
+		t.Fatalf("%d starts, %v", c.started, err)
+	}
+	closeQueues(a)
+	d.Reset()
+	if c.stopped != 1 {
+		t.Errorf("%d stops", c.stopped)
+	}
+	c.err = os.ErrPermission
+	a = activation(t, d)
+	if err := d.Activate(a); err == nil {
+		t.Error("a carrier that cannot start is no error")
+	}
+	closeQueues(a)
+	d.Reset()
+}
+
+// closeQueues does what a transport does before a reset.
+func closeQueues(a *virtio.Activation) {
+	for _, q := range a.Queues {
+		q.Close()
+	}
+}
+
+// activation is what a transport without eventfds gives.
+func activation(t *testing.T, d *Device) *virtio.Activation {
+	t.Helper()
+	a := &virtio.Activation{Features: d.Features(), ConfigChanged: func() {}, NeedsReset: func() {},
+		InterruptFD: func(int) int { return -1 }, Interrupt: func(int) {}}
+	m := virtqtest.NewMemory(t, 1<<20)
+	for _, size := range d.QueueSizes() {
+		a.Queues = append(a.Queues, virtqtest.New(t, size, virtqtest.Options{Memory: m}).Queue)
+	}
+	return a
+}
+
+// TestTAPFrames: a frame of the guest reaches the interface and one of the host the
+// guest, through the queue that is attached.
+func TestTAPFrames(t *testing.T) {
+	links := tapQueues(t, 1)
+	frame := append(make([]byte, HeaderLen), bytes.Repeat([]byte{0xff}, 60)...)
+	if err := links[0].Transmit([]virtq.Buffer{{Bytes: frame}}, len(frame)); err != nil && err != unix.EIO { // EIO: the interface is down
+		t.Error(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := links[0].Receive([]virtq.Buffer{{Bytes: make([]byte, 2048)}}, 2048)
+		done <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	links[0].Interrupt()
+	if err := <-done; err != ErrClosed {
+		t.Errorf("after Interrupt: %v", err)
+	}
+}
