@@ -59,6 +59,18 @@ func (r *Region) MapFile(at uint64, fd int, off int64, length uint64, prot int) 
 	return r.remap(at, length, prot, unix.MAP_SHARED|unix.MAP_FIXED, fd, off)
 }
 
+// MapPrivate is MapFile for a copy of the file, readable and writable: what the
+// guest writes stays in memory.
+func (r *Region) MapPrivate(at uint64, fd int, off int64, length uint64) error {
+	return r.remap(at, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE|unix.MAP_FIXED, fd, off)
+}
+
+// MapZero maps zeroed memory that belongs to no file at [at, at+length) of a Window.
+func (r *Region) MapZero(at, length uint64) error {
+	return r.remap(at, length, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE|unix.MAP_FIXED, -1, 0)
+}
+
 // UnmapFile takes the file mapping at [at, at+length) of a Window away; the
 // range is reserved and inaccessible again.
 func (r *Region) UnmapFile(at, length uint64) error {
