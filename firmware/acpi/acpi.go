@@ -50,6 +50,8 @@ type Config struct {
 	FWCfg bool
 	// NoCOM1 leaves the serial port out, NoRTC the real-time clock.
 	NoCOM1, NoRTC bool
+	// NoPCI leaves the PCI host bridge and its MCFG out.
+	NoPCI bool
 	// INTx lists routes for the legacy PCI interrupts INTA to INTD: GSI 16
 	// to 19, rotated by slot. Without it devices have MSI and MSI-X only.
 	INTx bool
@@ -129,7 +131,7 @@ func Write(m *mem.Memory, c Config) (rsdp mem.GPA, err error) {
 }
 
 // Build makes the tables: the root pointer first, then the XSDT, the DSDT, the
-// FADT, the MADT, the MCFG and those of c.Tables in order.
+// FADT, the MADT, the MCFG unless c.NoPCI is set, and those of c.Tables in order.
 func Build(c Config) ([]Blob, error) {
 	blobs, end, err := c.build(layout.ACPITables)
 	if err == nil && end > layout.ACPITablesEnd {
@@ -151,9 +153,15 @@ func (c *Config) build(base mem.GPA) (blobs []Blob, end mem.GPA, err error) {
 	}
 	// The XSDT comes first and must know all others: its size is known.
 	n := 3 + len(c.Tables)
+	if c.NoPCI {
+		n--
+	}
 	next += uint64(headerSize+8*n+15) &^ 15
 	dsdt := place(dsdt(*c))
-	blobs = []Blob{dsdt, place(fadt(*c, dsdt.Address)), place(madt(*c)), place(mcfg(c.pci()))}
+	blobs = []Blob{dsdt, place(fadt(*c, dsdt.Address)), place(madt(*c))}
+	if !c.NoPCI {
+		blobs = append(blobs, place(mcfg(c.pci())))
+	}
 	for _, t := range c.Tables {
 		blobs = append(blobs, place(table(t.Signature, t.Revision, t.Body)))
 	}

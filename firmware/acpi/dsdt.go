@@ -11,7 +11,10 @@ import (
 // dsdt is the Differentiated System Description Table: the devices that
 // cannot be found by asking a bus. Revision 2 means 64-bit integers.
 func dsdt(c Config) []byte {
-	sb := []aml.Term{pciHost(c), motherboard(c.pci())}
+	sb := []aml.Term{motherboard(c.pci())}
+	if !c.NoPCI {
+		sb = []aml.Term{pciHost(c), motherboard(c.pci())}
+	}
 	if !c.NoCOM1 {
 		sb = append(sb, com1())
 	}

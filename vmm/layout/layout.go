@@ -57,6 +57,10 @@ const (
 	SMBIOSEntry = 0xf0000
 	// RSDP is the ACPI root pointer; the same range is scanned (ACPI 6.5 §5.2.5.1).
 	RSDP = 0xf0100
+	// MPTable is the MP floating pointer structure with its table behind it;
+	// the same range is scanned on 16-byte boundaries (MP 1.4 §4).
+	MPTable     = 0xf0200
+	MPTableSize = 0x1e00
 	// ACPITables is where the other ACPI tables begin.
 	ACPITables = 0xe0000
 	// ACPITablesEnd is the exclusive end of the room for them.
@@ -155,6 +159,10 @@ const (
 	GSIPins   = 24
 	GSIMSIMin = 24 // first number free for message-signalled interrupts
 )
+
+// GSIVirtioMMIO are the interrupts of virtio-mmio devices, one each: what no other
+// chip of the machine has, first those above ISA's.
+var GSIVirtioMMIO = [...]uint32{16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12}
 
 // PCIMMIO64Start is the first address of the 64-bit PCI window for a machine
 // whose RAM ends at ramEnd: above all RAM, aligned to 64 GiB so that a large
