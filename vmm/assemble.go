@@ -88,6 +88,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("%d bytes cannot be the most memory of a machine that begins with %d", c.RAMMax, c.RAM)
 	case c.RAM > hostMemory():
 		return fmt.Errorf("%d MiB of RAM are more than this host's memory and swap (%d MiB): give the machine less (--ram=)", c.RAM>>20, hostMemory()>>20)
+	case c.Transport == TransportMMIO && c.Firmware != nil:
+		return errors.New("firmware needs PCI: give --virtio-transport=pci, or --firmware=none")
 	case c.Deterministic && c.CPUs != 1:
 		return errors.New("a deterministic machine has one CPU")
 	case c.Deterministic && c.Accel == AccelKVM:
@@ -136,6 +138,9 @@ func (m *Machine) addMemory() error {
 		}
 	}
 	if err := m.addPluggable(); err != nil {
+		return err
+	}
+	if err := m.addPmemWindows(); err != nil {
 		return err
 	}
 	next := layout.PCIMMIO64Start(uint64(m.memoryEnd()))
@@ -189,8 +194,11 @@ func (m *Machine) setEngine(vm vcpu.VM) {
 	m.runner.repair, m.runner.hostClock = m.repairWindow, m.hostClock
 }
 
-// addPCI makes bus 0 with its windows.
+// addPCI makes bus 0 with its windows, or nothing in a machine without PCI.
 func (m *Machine) addPCI() (*pci.Host, error) {
+	if m.cfg.Transport == TransportMMIO {
+		return nil, m.bus.Port.Map("reset control", layout.PortReset, 1, m.resetPort())
+	}
 	high := layout.PCIMMIO64Start(uint64(m.memoryEnd()))
 	cfg := pci.Config{
 		Low:   pci.Window{Start: layout.PCIMMIO32Start, End: layout.PCIMMIO32End},
@@ -244,6 +252,9 @@ func (m *Machine) load(img *linux.Image) error {
 	if err != nil {
 		return err
 	}
+	if err := m.writeMPTable(); err != nil {
+		return err
+	}
 	if err := m.mem.WriteAt(restartStub, layout.BIOSEntry); err != nil {
 		return err
 	}
@@ -270,7 +281,7 @@ func (m *Machine) load(img *linux.Image) error {
 	}
 	regs, err := linux.Load(linux.Boot{
 		Memory: m.mem, Image: img, Initrds: initrds, MoreInitrds: m.synthesise(img),
-		CommandLine: line, RSDP: rsdp,
+		CommandLine: line, MoreArguments: m.mmioArguments, RSDP: rsdp,
 		Reserved: []linux.Range{{Base: strings.Base, Size: strings.Size, Type: linux.E820Reserved}},
 		KASLR:    m.cfg.Boot.KASLR, Random: m.random(),
 	})
@@ -282,7 +293,7 @@ func (m *Machine) load(img *linux.Image) error {
 
 // acpi is what the ACPI tables say.
 func (m *Machine) acpi() acpi.Config {
-	c := acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd()}
+	c := acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd(), NoPCI: m.pci == nil, Devices: m.mmioDevices()}
 	c.Devices = append(c.Devices, acpi.PanicDevice())
 	c.Tables = append(c.Tables, watchdogTable())
 	if m.cfg.Firmware != nil {

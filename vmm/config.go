@@ -20,6 +20,17 @@ const (
 	AccelSoft
 )
 
+// Transport is how virtio devices are attached.
+type Transport uint8
+
+const (
+	// TransportPCI puts them on PCI bus 0.
+	TransportPCI Transport = iota
+	// TransportMMIO makes a machine without PCI, with virtio devices as
+	// memory-mapped registers: for kernels of microVMs. It has room for 14.
+	TransportMMIO
+)
+
 // Limits of a Config.
 const (
 	MaxCPUs = 64
@@ -49,6 +60,12 @@ type Config struct {
 	Boot Boot
 	// Firmware, if not nil, is what the machine starts with.
 	Firmware *Firmware
+
+	// Transport is how virtio devices are attached.
+	Transport Transport
+	// PackedRings offers virtio devices' drivers packed virtqueues (virtio 1.2 §2.8),
+	// which Linux then takes.
+	PackedRings bool
 
 	// UUID is the SMBIOS system UUID in RFC 4122 order; all zeroes for none.
 	UUID [16]byte
@@ -205,6 +222,8 @@ const (
 	DiskNVMe
 	// DiskCDROM is /dev/sr0 and following, read-only.
 	DiskCDROM
+	// DiskPmem is /dev/pmem0 and following: a raw image that the guest maps.
+	DiskPmem
 )
 
 // DiskFormat is an image format. It is never guessed.
@@ -239,6 +258,8 @@ type NIC struct {
 	MAC net.HardwareAddr
 	// TAP is an open TAP device, or nil for user-mode networking.
 	TAP *os.File
+	// Queues are further queues of the same TAP device (IFF_MULTI_QUEUE).
+	Queues []*os.File
 	// Ports are published in user mode.
 	Ports []Port
 	// HostLoopback lets the guest reach the host's loopback at the gateway's
@@ -261,6 +282,9 @@ type Vsock struct {
 	// Accept maps ports of the host (CID 2) to who serves connections of the guest.
 	// The handler runs in a goroutine of its own and closes the connection.
 	Accept map[uint32]func(net.Conn)
+	// VHost, if not nil, is used with KVM instead of the device of this program;
+	// Accept is not, then.
+	VHost *VHostVsock
 	// Mux, if not empty, is the path of a socket at which a host program
 	// writes "CONNECT PORT\n" to reach a port of the guest.
 	Mux string

@@ -8,7 +8,9 @@ import (
 	"github.com/gvmspawn/gvmspawn/virtio"
 	"github.com/gvmspawn/gvmspawn/virtio/balloon"
 	"github.com/gvmspawn/gvmspawn/virtio/console"
+	vnet "github.com/gvmspawn/gvmspawn/virtio/net"
 	"github.com/gvmspawn/gvmspawn/virtio/rng"
+	"github.com/gvmspawn/gvmspawn/virtio/vhost"
 	"github.com/gvmspawn/gvmspawn/virtio/virtiopci"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
@@ -20,7 +22,7 @@ const flushTime = 2 * time.Second
 // addDevices puts the virtio devices on the bus.
 func (m *Machine) addDevices(host *pci.Host) error {
 	for _, add := range []func(*pci.Host) error{
-		m.addConsole, m.addShares, m.addDisks, m.addNICs, m.addVsock, m.addRNG, m.addBalloon, m.addMemoryDevice,
+		m.addConsole, m.addShares, m.addDisks, m.addPmemDevices, m.addNICs, m.addVsock, m.addRNG, m.addBalloon, m.addMemoryDevice,
 	} {
 		if err := add(host); err != nil {
 			return err
@@ -29,9 +31,25 @@ func (m *Machine) addDevices(host *pci.Host) error {
 	return nil
 }
 
-// plug puts a virtio device on the bus, with the memory behind its shared memory
+// ringFeatures are the features of the rings that are not always offered. The host's
+// kernel knows split rings alone.
+func (m *Machine) ringFeatures(dev virtio.Device) virtio.Features {
+	_, byKernel := dev.(*vhost.Vsock)
+	if n, ok := dev.(*vnet.Device); ok {
+		byKernel = n.Carried()
+	}
+	if !m.cfg.PackedRings || byKernel {
+		return 0
+	}
+	return virtio.Bits(virtio.FRingPacked)
+}
+
+// plug attaches a virtio device, with the memory behind its shared memory
 // regions. It is reset before the engine goes.
 func (m *Machine) plug(host *pci.Host, name string, dev virtio.Device, windows ...*mem.Region) error {
+	if host == nil {
+		return m.plugMMIO(name, dev, windows...)
+	}
 	f, err := m.virtioPCI(name, dev, windows...)
 	if err != nil {
 		return err
@@ -50,9 +68,7 @@ func (m *Machine) virtioPCI(name string, dev virtio.Device, windows ...*mem.Regi
 	for i, w := range windows {
 		shared[uint8(i)] = w.Base
 	}
-	return virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{SharedMemory: shared, Log: func(err error) {
-		m.log.Warn("virtio device stopped", "device", name, "error", err)
-	}})
+	return virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{Features: m.ringFeatures(dev), SharedMemory: shared, Log: m.deviceStopped(name)})
 }
 
 func (m *Machine) addConsole(host *pci.Host) error {

@@ -22,11 +22,17 @@ const maxDiskQueues = 16
 func (m *Machine) addDisks(host *pci.Host) error {
 	for i := range m.cfg.Disks {
 		d := &m.cfg.Disks[i]
+		if d.Bus == DiskPmem {
+			continue // addPmemDevices
+		}
 		f, closeDisk, err := m.newDisk(d)
 		if err != nil {
 			return err
 		}
 		m.onClose(closeDisk)
+		if f == nil {
+			continue // virtio-mmio
+		}
 		if _, err := host.Add(f); err != nil {
 			return err
 		}
@@ -60,6 +66,10 @@ func (m *Machine) newDisk(d *Disk) (*pci.Function, func() error, error) {
 			f, closeDisk, err = m.virtioFunction("virtio-scsi "+d.Path, dev)
 		}
 	case DiskNVMe:
+		if m.pci == nil {
+			err = fmt.Errorf("disk %s: NVMe needs PCI (--virtio-transport=pci)", d.Path)
+			break
+		}
 		var dev *nvme.Controller
 		c := nvme.Config{Drive: drive, Queues: queues, Serial: d.Serial, ID: [16]byte(id[:]), InOrder: m.cfg.Deterministic}
 		if dev, err = nvme.New("nvme "+d.Path, c, m.mem, m.vm); err == nil {
@@ -74,11 +84,19 @@ func (m *Machine) newDisk(d *Disk) (*pci.Function, func() error, error) {
 	return f, closeDisk, nil
 }
 
-// virtioFunction makes a virtio device that has a Close a PCI function.
+// virtioFunction makes a virtio device that has a Close a PCI function; in a machine
+// without PCI there is none to add.
 func (m *Machine) virtioFunction(name string, dev interface {
 	virtio.Device
 	io.Closer
 }) (*pci.Function, func() error, error) {
+	if m.pci == nil {
+		d, err := m.newMMIO(name, dev)
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, func() error { d.Close(); return dev.Close() }, nil
+	}
 	f, err := m.virtioPCI(name, dev)
 	if err != nil {
 		return nil, nil, err

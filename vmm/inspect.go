@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -27,6 +28,9 @@ func (m *Machine) Inspect(what string, w io.Writer) error {
 	case "mem":
 		m.inspectMemory(w)
 	case "pci":
+		if m.pci == nil {
+			return errors.New("the machine has no PCI")
+		}
 		m.inspectPCI(w)
 	}
 	return nil

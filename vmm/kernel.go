@@ -52,6 +52,7 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 	}
 	return func(k linux.Kernel) ([]linux.Initrd, error) {
 		r := initrdRoot(root)
+		r.MMIO = m.cfg.Transport == TransportMMIO
 		if m.windows[root.Share] != nil && root.Options == "" {
 			r.Options = []string{DAXOption, ""} // a kernel without CONFIG_FUSE_DAX refuses it
 		}
@@ -117,6 +118,9 @@ func (m *Machine) drivers() []string {
 	}
 	for i := range m.cfg.Disks {
 		drivers = append(drivers, diskDrivers[m.cfg.Disks[i].Bus]...)
+	}
+	if len(m.pmem) > 0 {
+		drivers = append(drivers, "virtio_pmem", "nd_pmem")
 	}
 	if m.slots != nil {
 		drivers = append(drivers, "virtio_mem")

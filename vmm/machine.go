@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 
 	"github.com/gvmspawn/gvmspawn/boot/initrd"
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/balloon"
 	"github.com/gvmspawn/gvmspawn/virtio/console"
 	"github.com/gvmspawn/gvmspawn/virtio/memdev"
+	"github.com/gvmspawn/gvmspawn/virtio/virtiommio"
 	"github.com/gvmspawn/gvmspawn/virtio/vsock"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
@@ -50,10 +52,12 @@ type Machine struct {
 	slots   *mem.Region            // what the memory device plugs, or nil
 	memdev  *memdev.Device         // nil without slots
 	balloon *balloon.Device
+	pmem    []*pmemDisk
 	dax     []daxShare
 	bus     bus.Bus
-	pci     *pci.Host
-	flash   flash // of a machine with firmware
+	pci     *pci.Host            // nil in a machine without PCI
+	mmio    []*virtiommio.Device // of a machine without PCI
+	flash   flash                // of a machine with firmware
 	// bootDisks are the disks' places on the bus, in order.
 	bootDisks []pci.Address
 	vm        vcpu.VM
@@ -67,8 +71,9 @@ type Machine struct {
 	fallback  fallback
 	term      *console.Device // nil without a virtio console
 	feed      func(context.Context, []byte) error
-	vsock     *vsock.Device // nil without vsock
-	button    func()        // presses the power button
+	vsock     *vsock.Device // nil without a vsock of our own
+	dialVsock func(context.Context, uint32) (net.Conn, error)
+	button    func() // presses the power button
 
 	closers []func() error // undone in reverse order by Close
 }

@@ -34,12 +34,17 @@ func (m *Machine) addPluggable() error {
 	return err
 }
 
-// memoryEnd is the first address above all memory that is or may be plugged.
+// memoryEnd is the first address above all memory that is or may be plugged, and
+// above persistent memory.
 func (m *Machine) memoryEnd() mem.GPA {
+	end := m.mem.RAMEnd()
 	if m.slots != nil {
-		return m.slots.End()
+		end = m.slots.End()
 	}
-	return m.mem.RAMEnd()
+	for _, p := range m.pmem {
+		end = p.window.End()
+	}
+	return end
 }
 
 func (m *Machine) addMemoryDevice(host *pci.Host) error {

@@ -2,38 +2,28 @@ package vmm
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	vnet "github.com/gvmspawn/gvmspawn/virtio/net"
 	"github.com/gvmspawn/gvmspawn/virtio/net/usernet"
+	"github.com/gvmspawn/gvmspawn/virtio/vhost"
 )
 
 func (m *Machine) addNICs(host *pci.Host) error {
 	for i := range m.cfg.NICs {
 		n := &m.cfg.NICs[i]
-		var links []vnet.Link
-		var mtu uint16
+		cfg := vnet.Config{MAC: n.MAC, Log: m.log}
+		var err error
 		if n.TAP != nil {
-			tap, err := vnet.NewTAP(n.TAP)
-			if err != nil {
-				return err
-			}
-			m.onClose(tap.Close)
-			links = append(links, tap)
+			err = m.addTAP(&cfg, n)
 		} else {
-			var ports []usernet.Port
-			for _, p := range n.Ports {
-				ports = append(ports, usernet.Port(p))
-			}
-			network, err := usernet.New(usernet.Config{Ports: ports, HostLoopback: n.HostLoopback, Hostname: m.cfg.Name, Log: m.log})
-			if err != nil {
-				return err
-			}
-			m.onClose(network.Close)
-			links = append(links, network)
-			mtu = usernet.MTU
+			err = m.addUserNetwork(&cfg, n)
 		}
-		dev, err := vnet.New(vnet.Config{MAC: n.MAC, MTU: mtu, Links: links, Log: m.log})
+		if err != nil {
+			return err
+		}
+		dev, err := vnet.New(cfg)
 		if err != nil {
 			return err
 		}
@@ -42,4 +32,60 @@ func (m *Machine) addNICs(host *pci.Host) error {
 		}
 	}
 	return nil
+}
+
+func (m *Machine) addUserNetwork(cfg *vnet.Config, n *NIC) error {
+	var ports []usernet.Port
+	for _, p := range n.Ports {
+		ports = append(ports, usernet.Port(p))
+	}
+	network, err := usernet.New(usernet.Config{Ports: ports, HostLoopback: n.HostLoopback, Hostname: m.cfg.Name, Log: m.log})
+	if err != nil {
+		return err
+	}
+	m.onClose(network.Close)
+	cfg.Links, cfg.MTU = []vnet.Link{network}, usernet.MTU
+	return nil
+}
+
+// addTAP makes a link of each queue of a TAP device. With KVM the host's kernel moves
+// the packets if it offers to.
+func (m *Machine) addTAP(cfg *vnet.Config, n *NIC) error {
+	for _, f := range append([]*os.File{n.TAP}, n.Queues...) {
+		tap, err := vnet.NewTAP(f)
+		if err != nil {
+			return err
+		}
+		m.onClose(tap.Close)
+		cfg.Links = append(cfg.Links, tap)
+		if c := m.vhostNet(tap.FD()); c != nil && len(cfg.Carriers) == len(cfg.Links)-1 {
+			cfg.Carriers = append(cfg.Carriers, c)
+		}
+	}
+	if len(cfg.Carriers) != len(cfg.Links) {
+		cfg.Carriers = nil
+	}
+	return nil
+}
+
+// vhostNetDevice is where the host's kernel offers to move packets.
+const vhostNetDevice = "/dev/vhost-net"
+
+// vhostNet opens that device for a queue of a TAP device, or returns nil.
+func (m *Machine) vhostNet(tap int) *vhost.Net {
+	if m.vm.Name() != "kvm" || os.Getenv("GVMSPAWN_VHOST") == "" { // not proven on real hardware yet
+		return nil // its doorbells are no eventfds, and it must know who writes memory
+	}
+	f, err := os.OpenFile(vhostNetDevice, os.O_RDWR, 0)
+	if err != nil {
+		m.log.Debug("vhost-net is not used", "error", err)
+		return nil
+	}
+	m.onClose(f.Close)
+	c, err := vhost.NewNet(f, m.mem, tap)
+	if err != nil {
+		m.log.Debug("vhost-net is not used", "error", err)
+		return nil
+	}
+	return c
 }

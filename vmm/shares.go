@@ -69,6 +69,14 @@ type daxShare struct {
 // under its mapping. It reports whether the CPU can go on.
 func (m *Machine) repairWindow(gpa mem.GPA) bool {
 	repaired := false
+	for _, p := range m.pmem {
+		switch {
+		case gpa == 0:
+			repaired = p.dev.RepairShrunk() || repaired
+		case gpa >= p.window.Base && gpa < p.window.End():
+			return p.dev.Repair(uint64(gpa-p.window.Base)) == nil
+		}
+	}
 	for _, s := range m.dax {
 		switch {
 		case gpa == 0:

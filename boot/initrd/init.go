@@ -17,6 +17,8 @@ type Root struct {
 	// Options are strings of mount options, to be tried in this order with
 	// each type, for example "dax=always" and then "". None means "".
 	Options []string
+	// MMIO says that virtio devices are memory-mapped, not on PCI.
+	MMIO bool
 	// ReadOnly mounts it read-only.
 	ReadOnly bool
 	// Device says that Source is a device that may take a moment to appear.

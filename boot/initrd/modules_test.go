@@ -351,6 +351,7 @@ func TestWanted(t *testing.T) {
 		want []string
 	}{
 		{Root{Source: "root", Types: []string{"virtiofs"}}, []string{"virtio_pci", "virtiofs"}},
+		{Root{Source: "root", Types: []string{"virtiofs"}, MMIO: true}, []string{"virtio_mmio", "virtiofs"}},
 		{Root{Source: "/dev/vda2", Types: []string{"ext4"}, Device: true}, []string{"virtio_pci", "virtio_blk", "ext4"}},
 		{Root{Source: "/dev/sda", Types: []string{"ext4", "xfs"}, Device: true}, []string{"virtio_pci", "virtio_scsi", "sd_mod"}},
 	} {

@@ -36,6 +36,9 @@ func Wanted(root Root, drivers ...string) []Module {
 		{Name: "virtio_pci", Driver: "virtio-pci"},
 		{Name: "virtio_console", Need: Useful},
 	}
+	if root.MMIO {
+		mods[0] = Module{Name: "virtio_mmio", Driver: "virtio-mmio"}
+	}
 	if root.Device {
 		for _, d := range diskDrivers {
 			if strings.HasPrefix(root.Source, d.prefix) {

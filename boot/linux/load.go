@@ -55,8 +55,10 @@ type Boot struct {
 	// MoreInitrds, if set, is asked for further initrds once the kernel is
 	// in memory and can be searched; an error ends Load and is returned as is.
 	MoreInitrds func(Kernel) ([]Initrd, error)
-	// CommandLine is the kernel command line, without a NUL.
-	CommandLine string
+	// CommandLine is the kernel command line, without a NUL. MoreArguments, if
+	// set, is asked for arguments before it once the kernel is in memory.
+	CommandLine   string
+	MoreArguments func(Kernel) string
 	// RSDP is where the ACPI root pointer lies, 0 for none or unknown.
 	RSDP mem.GPA
 	// Reserved is put into the memory map beside what package layout reserves.
@@ -137,6 +139,12 @@ func (l *loader) checkCommandLine() error {
 
 // writeCommandLine leaves the command line, with its NUL, at its place.
 func (l *loader) writeCommandLine() error {
+	if l.MoreArguments != nil {
+		l.CommandLine = strings.TrimSpace(l.MoreArguments(l.k) + " " + l.CommandLine)
+		if err := l.checkCommandLine(); err != nil {
+			return err
+		}
+	}
 	dst := l.ram[layout.CommandLine:][:layout.CommandLineMax]
 	dst[copy(dst, l.CommandLine)] = 0
 	l.Memory.MarkWritten(layout.CommandLine, uint64(len(l.CommandLine)+1))

@@ -29,6 +29,7 @@ type plan struct {
 	cfg   vmm.Config
 
 	kvm        *os.File          // passed to us
+	vhostVsock *os.File          // the same
 	partitions []image.Partition // of a disk image
 	options    []string          // kernel arguments of the boot entry
 	mounts     int               // shares besides the root
@@ -107,6 +108,10 @@ func (p *plan) assemble(log *slog.Logger) error {
 	}
 	if s.deterministic {
 		p.cfg.Accel = vmm.AccelSoft
+	}
+	p.cfg.PackedRings = s.ring == "packed"
+	if s.virtio == "mmio" {
+		p.cfg.Transport = vmm.TransportMMIO
 	}
 	if err := p.kernel(); err != nil {
 		return err
@@ -218,9 +223,10 @@ func (p *plan) rootArguments(disk *vmm.Disk) ([]string, error) {
 	if p.byStub() {
 		return nil, nil // what is on the disk knows its root
 	}
+	flags, _ := p.argument("rootflags")
 	if dev, ok := p.argument("root"); ok {
 		fsType, _ := p.argument("rootfstype")
-		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, ReadOnly: disk.ReadOnly || !p.hasWord("rw")}
+		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, Options: flags, ReadOnly: disk.ReadOnly || !p.hasWord("rw")}
 		return nil, nil
 	}
 	if _, ok := p.argument("mount.usr"); ok {
@@ -235,7 +241,7 @@ func (p *plan) rootArguments(disk *vmm.Disk) ([]string, error) {
 		mode = "ro"
 	}
 	if dev := partitionDevice(disk.Bus, part.Number); dev != "" && strings.HasPrefix(root, "root=") {
-		p.cfg.Boot.Root = &vmm.Root{Device: dev, ReadOnly: mode == "ro"}
+		p.cfg.Boot.Root = &vmm.Root{Device: dev, Options: flags, ReadOnly: mode == "ro"}
 	}
 	return []string{root, mode}, nil
 }
@@ -246,7 +252,7 @@ func partitionDevice(bus vmm.DiskBus, number int) string {
 	if bus == vmm.DiskCDROM {
 		return ""
 	}
-	prefix := map[vmm.DiskBus]string{vmm.DiskVirtioBlk: "/dev/vda", vmm.DiskVirtioSCSI: "/dev/sda", vmm.DiskNVMe: "/dev/nvme0n1p"}[bus]
+	prefix := map[vmm.DiskBus]string{vmm.DiskVirtioBlk: "/dev/vda", vmm.DiskVirtioSCSI: "/dev/sda", vmm.DiskNVMe: "/dev/nvme0n1p", vmm.DiskPmem: "/dev/pmem0p"}[bus]
 	return fmt.Sprintf("%s%d", prefix, number)
 }
 
@@ -258,7 +264,7 @@ func diskFormat(s string) vmm.DiskFormat {
 }
 
 func diskBus(s string) vmm.DiskBus {
-	return map[string]vmm.DiskBus{"virtio-blk": vmm.DiskVirtioBlk, "virtio-scsi": vmm.DiskVirtioSCSI, "nvme": vmm.DiskNVMe, "scsi-cd": vmm.DiskCDROM}[s]
+	return map[string]vmm.DiskBus{"virtio-blk": vmm.DiskVirtioBlk, "virtio-scsi": vmm.DiskVirtioSCSI, "nvme": vmm.DiskNVMe, "scsi-cd": vmm.DiskCDROM, "pmem": vmm.DiskPmem}[s]
 }
 
 // maxSerial is the length of a serial number: virtio 1.2 §5.2.6 and NVMe 1.4
@@ -351,12 +357,12 @@ func (p *plan) addNetwork() error {
 		nic.Ports = append(nic.Ports, vmm.Port{UDP: f.UDP, Host: f.Host.Addr(), From: f.Host.Port(), Guest: f.Port})
 	}
 	if s.networkTAP {
-		tap, err := openTAP(identity.TapName(p.name))
+		taps, err := openTAPs(identity.TapName(p.name), s.cpus.CPUs)
 		if err != nil {
 			return err
 		}
-		nic.TAP = tap
-		p.files = append(p.files, tap)
+		nic.TAP, nic.Queues = taps[0], taps[1:]
+		p.files = append(p.files, taps...)
 	}
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil

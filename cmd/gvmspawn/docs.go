@@ -18,12 +18,16 @@ var docs = map[string]string{
 		/var/lib/machines, /var/lib/container, /usr/local/lib/machines and /usr/lib/machines, for users also in their own directories. The default is the name of the image.`,
 	"private-users": `The default with --directory= is the range that the owner of the directory begins.`,
 	"cpus":          `QEMU's form is understood: what of sockets, cores and threads is not given follows from the rest, with cores first.`,
+	"image-disk-type": `With pmem, which is not systemd-vmspawn's, a raw image is persistent memory that the guest maps, /dev/pmem0: with rootflags=dax a file system
+		that can do it (ext4, XFS) needs no page cache of its own. Changes of a read-only or ephemeral image stay in memory.`,
 	"ram": `Sizes are rounded up to whole MiB. With a maximum the machine has a virtio memory device, by which "gvmspawn memory" gives the guest more; it has as
 		many slots as it needs, whatever the number. The guest takes it as movable memory unless a kernel argument memhp_default_state= says otherwise.`,
 	"kvm": `With auto, KVM is used where it works and can run an unmodified kernel; else the software CPU is used and a message says why. With yes,
 		an unusable KVM is an error.`,
-	"vsock": `The device lives in this program and needs nothing of the host, so that yes and auto are the same. Without it there is no readiness,
-		no exit status and no SSH.`,
+	"vsock": `With KVM and /dev/vhost-vsock, opened or passed as the descriptor "vhost-vsock", the guest is reached by AF_VSOCK, too. Else the device lives in this
+		program and needs nothing of the host, so that yes and auto are the same. Without it there is no readiness, no exit status and no SSH.`,
+	"vsock-cid": `The default is derived from the machine's name; with /dev/vhost-vsock the next one is taken if another machine has it, but one that is given
+		must be free.`,
 	"network-tap": `The interface is called vt-NAME and is configured by systemd-networkd on hosts that use it. It needs privileges.`,
 	"port":        `May be given several times. The address is 127.0.0.1 unless one is given, the guest's port is the host's unless one is given.`,
 	"linux":       `Of a unified kernel image the kernel, initrds, microcode and command line are used, and those of add-ons beside it.`,
@@ -44,8 +48,10 @@ var docs = map[string]string{
 	"set-credential":  `See systemd.system-credentials(7) for what systemd does with them. All together may have 1 MiB.`,
 	"load-credential": `A relative PATH names a credential that this program was given itself, in $CREDENTIALS_DIRECTORY.`,
 	"register":        `With auto nothing waits for systemd-machined, and where there is none nothing is said.`,
-	"stop-timeout":    `Powering off begins with SIGTERM, SIGINT, SIGRTMIN+4 or "gvmspawn stop".`,
-	"pass-ssh-key":    `The key lives in the machine's runtime directory and is used by "gvmspawn ssh".`,
+	"virtio-transport": `With mmio there is no PCI, for kernels of microVMs: devices are found by ACPI or, by kernels without it, by arguments virtio_mmio.device=
+		that are put before all others, and CPUs by MP tables. It has room for 14 devices. systemd in the guest loads no driver early: it looks for PCI.`,
+	"stop-timeout": `Powering off begins with SIGTERM, SIGINT, SIGRTMIN+4 or "gvmspawn stop".`,
+	"pass-ssh-key": `The key lives in the machine's runtime directory and is used by "gvmspawn ssh".`,
 }
 
 // manual is the table with what only the manual page says.
@@ -101,7 +107,7 @@ The guest's Ethernet address.
 The interface of the TPM: tis, the default, or crb.
 .TP
 \fB$CREDENTIALS_DIRECTORY\fR, \fB$NOTIFY_SOCKET\fR, \fB$WATCHDOG_USEC\fR, \fB$LISTEN_FDS\fR, \fB$INVOCATION_ID\fR
-As for every service of systemd. The guest's generation identifier (VMGENID) is derived from the last. A descriptor called "kvm" is used as /dev/kvm.
+As for every service of systemd. The guest's generation identifier (VMGENID) is derived from the last. Descriptors called "kvm" and "vhost-vsock" are used as /dev/kvm and /dev/vhost-vsock.
 .SH FILES
 .TP
 \fI/run/systemd/vmspawn/NAME/\fR, \fI$XDG_RUNTIME_DIR/systemd/vmspawn/NAME/\fR, \fI$RUNTIME_DIRECTORY/NAME/\fR

@@ -53,8 +53,7 @@ func listenFDs() []passed {
 	return fds
 }
 
-// usePassed uses "kvm", and closes what we have no use for: vsock is ours, in
-// this process, and needs no vhost-vsock.
+// usePassed uses "kvm" and "vhost-vsock", and closes what we have no use for.
 func (p *plan) usePassed(fds []passed, log *slog.Logger) {
 	for _, fd := range fds {
 		switch {
@@ -64,8 +63,12 @@ func (p *plan) usePassed(fds []passed, log *slog.Logger) {
 			p.kvm = fd.file
 			p.files = append(p.files, fd.file)
 			continue
-		case fd.name == "vhost-vsock":
-			log.Debug("A descriptor of /dev/vhost-vsock was passed, which is not needed, closing it.")
+		case fd.name == "vhost-vsock" && p.s.vsock == arg.No:
+			log.Warn("A descriptor of /dev/vhost-vsock was passed, but --vsock=no is given, closing it.")
+		case fd.name == "vhost-vsock" && p.vhostVsock == nil:
+			p.vhostVsock = fd.file
+			p.files = append(p.files, fd.file)
+			continue
 		default:
 			log.Log(context.Background(), logging.LevelNotice, fmt.Sprintf("Descriptor %d was passed under the unexpected name '%s', closing it.", fd.file.Fd(), arg.Printable(fd.name)))
 		}

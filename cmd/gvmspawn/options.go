@@ -16,9 +16,11 @@ import (
 
 // Words of options, for parsing and completion.
 var (
-	boolWords     = []string{"yes", "no"}
-	tristateWords = []string{"yes", "no", "auto"}
-	consoleWords  = []string{"interactive", "read-only", "native", "headless", "gui"}
+	boolWords      = []string{"yes", "no"}
+	ringWords      = []string{"split", "packed"}
+	transportWords = []string{"pci", "mmio"}
+	tristateWords  = []string{"yes", "no", "auto"}
+	consoleWords   = []string{"interactive", "read-only", "native", "headless", "gui"}
 )
 
 // instead sets a boolean and ends parsing: something else is to be done than
@@ -139,7 +141,7 @@ func (s *settings) imageOptions() []getopt.Option {
 		{Long: "image", Short: 'i', Arg: "PATH", Files: "file", Help: "Disk image or block device with the root file system", Set: value(&s.image, arg.Path)},
 		{Long: "ephemeral", Short: 'x', Help: "Throw away all changes to directory, image and drives", Set: flag(&s.ephemeral)},
 		{Long: "image-format", Arg: "FORMAT", Values: arg.DiskFormats, Help: "Format of the image: raw or qcow2", Set: word(&s.imageFormat, arg.DiskFormats)},
-		{Long: "image-disk-type", Arg: "TYPE", Values: arg.DiskTypes, Help: "How disks are attached: virtio-blk, virtio-scsi, nvme or scsi-cd", Set: word(&s.diskType, arg.DiskTypes)},
+		{Long: "image-disk-type", Arg: "TYPE", Values: arg.DiskTypes, Help: "How disks are attached: virtio-blk, virtio-scsi, nvme, scsi-cd or pmem", Set: word(&s.diskType, arg.DiskTypes)},
 		{Long: "discard-disk", Arg: "BOOL", Values: boolWords, Help: "Let the guest's discard punch holes into images", Set: value(&s.discard, arg.Bool)},
 		{Long: "grow-image", Short: 'G', Arg: "BYTES", Help: "Grow the image to this size if it is smaller", Set: value(&s.growImage, optionalSize)},
 		{Long: "extra-drive", Arg: "[FORMAT:][TYPE:]PATH", Files: "file", Help: "Attach another disk", Set: list(&s.extraDrives, arg.ParseDrive)},
@@ -183,6 +185,8 @@ func (s *settings) executionOptions() []getopt.Option {
 		{Long: "seed", Own: true, Arg: "NUMBER", Help: "With --deterministic, the seed of all randomness", Set: value(&s.seed, parseSeed)},
 		{Long: "gdb", Own: true, Arg: "PORT|unix:PATH", Optional: true, Help: "Start stopped and wait for gdb at a port of the loopback interface, 1234 by default, or at a socket; who connects controls the machine", Set: value(&s.gdb, parseGDB)},
 		{Long: "dax", Own: true, Arg: "BYTES", Help: "Size of the window through which directories are mapped from the host's page cache, a power of two; 0 for none", Set: value(&s.dax, parseDAX)},
+		{Long: "virtio-transport", Own: true, Arg: "TYPE", Values: transportWords, Help: "How virtio devices are attached: pci, or mmio for kernels without PCI", Set: word(&s.virtio, transportWords)},
+		{Long: "virtio-ring", Own: true, Arg: "TYPE", Values: ringWords, Help: "Layout of virtio's queues: split or packed", Set: word(&s.ring, ringWords)},
 		{Long: "stop-timeout", Own: true, Arg: "SECONDS", Help: "How long a guest may take to power off before it is killed, 90 by default; 0 for ever", Set: value(&s.stopTimeout, parseSeconds)},
 	}
 }

@@ -96,6 +96,11 @@ func (r *session) openJournal() (err error) {
 	if r.journal, err = journal.Open(r.s.forwardJournal, r.name, r.s.journalLimits, r.log); err != nil {
 		return err
 	}
+	if r.vhost != nil {
+		if err := r.vhost.listen(r.cid(), r.journal.Serve); err != nil {
+			return fmt.Errorf("option --forward-journal: %w", err)
+		}
+	}
 	return r.s.credentials.AddDefault("journal.forward_to_socket", fmt.Appendf(nil, "vsock:2:%d", r.cid()))
 }
 
@@ -131,6 +136,8 @@ func (r *session) cid() uint32 {
 	switch {
 	case r.s.vsock == arg.No:
 		return 0
+	case r.vhost != nil:
+		return r.vhost.cid
 	case r.s.vsockCID != 0:
 		return r.s.vsockCID
 	}

@@ -29,6 +29,9 @@ import (
 // guest learns from a credential. Our vsock being our own, no other program
 // can have taken it, but the journal's port is the guest's CID.
 func (r *session) notifyPort() uint32 {
+	if r.vhost != nil {
+		return r.vhost.notify.Port()
+	}
 	const port = 9999
 	if r.cid() == port {
 		return port + 1
@@ -57,6 +60,7 @@ type session struct {
 	journal  *journal.Receiver  // nil: not forwarded
 	tpm      *swtpm.TPM         // nil: none
 	debugger *vmm.Debugger      // nil: none
+	vhost    *vhost             // nil: the guest's vsock is ours
 	printed  uint64             // bytes on the console when the last boot ended
 	silent   int                // boots since then without any
 	booted   bool               // this is not the first boot
@@ -107,7 +111,8 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 	}
 	defer r.release()
 	defer r.closeJournal()
-	for _, f := range []func() error{r.passSSHKey, r.connectVsock, r.openJournal} {
+	defer func() { r.vhost.close() }()
+	for _, f := range []func() error{r.passSSHKey, r.openVHost, r.connectVsock, r.openJournal} {
 		if err := f(); err != nil {
 			return exitFailure, err
 		}
@@ -279,7 +284,7 @@ func (r *session) vsock() *vmm.Vsock {
 	if r.s.vsock == arg.No {
 		return nil
 	}
-	v := &vmm.Vsock{CID: r.cid(), Accept: map[uint32]func(net.Conn){r.notifyPort(): r.guestNotifies}}
+	v := &vmm.Vsock{CID: r.cid(), VHost: r.vhost.machine(), Accept: map[uint32]func(net.Conn){r.notifyPort(): r.guestNotifies}}
 	if r.journal != nil {
 		v.Accept[r.cid()] = r.journal.Serve
 	}

@@ -42,6 +42,7 @@ type settings struct {
 	smbios11                []string
 	uuid                    arg.UUID
 	deterministic, kaslr    bool
+	virtio, ring            string // "pci" or "mmio"; "split" or "packed"
 	seed                    uint64
 	dax                     uint64
 	gdb                     string // "", a port or unix:PATH
@@ -95,7 +96,7 @@ const hostShell = "host"
 // newSettings returns the defaults.
 func newSettings() *settings {
 	return &settings{
-		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk",
+		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk", virtio: "pci", ring: "split",
 		notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
 		stopTimeout: 90, tpmState: tpmStateAuto, firmware: firmwareAuto, features: firmware.NewFeatures(),
 	}
@@ -120,6 +121,9 @@ func (s *settings) check() error {
 	}
 	if s.growImage > 0 && s.imageFormat == "qcow2" {
 		return errors.New("option --grow-image= cannot be used with --image-format=qcow2, grow the image with qemu-img")
+	}
+	if s.diskType == "pmem" && s.imageFormat == "qcow2" && s.image != "" {
+		return errors.New("options --image-disk-type=pmem and --image-format=qcow2 cannot be combined: only a raw image can be persistent memory")
 	}
 	if s.growImage > 0 && s.ephemeral {
 		return errors.New("options --grow-image= and --ephemeral cannot be combined: growing would change the image")

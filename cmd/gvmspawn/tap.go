@@ -11,9 +11,43 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
 
-// openTAP makes the machine's TAP device, or takes it over if the
-// administrator made it before.
-func openTAP(name string) (*os.File, error) {
+// maxTAPQueues bounds the queues of a TAP device; more help no guest.
+const maxTAPQueues = 8
+
+// openTAPs makes the machine's TAP device, or takes it over if the administrator made
+// it before, with a queue for each CPU. One that was made for a single queue has one.
+func openTAPs(name string, cpus int) ([]*os.File, error) {
+	var files []*os.File
+	for range min(cpus, maxTAPQueues) {
+		flags := uint16(unix.IFF_MULTI_QUEUE)
+		if cpus == 1 {
+			flags = 0
+		}
+		f, err := openTAP(name, flags)
+		if errors.Is(err, unix.EINVAL) && len(files) == 0 && flags != 0 {
+			f, err = openTAP(name, 0)
+			cpus = 1
+		}
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, f)
+		if cpus == 1 {
+			break
+		}
+	}
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// openTAP opens one queue of a TAP device.
+func openTAP(name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	privileges := errors.New("option --network-tap needs root privileges, use --network-user-mode instead")
 	if errors.Is(err, unix.EACCES) {
@@ -24,7 +58,7 @@ func openTAP(name string) (*os.File, error) {
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | flags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err != nil {
@@ -45,14 +79,27 @@ func duplicateTAPs(nics []vmm.NIC) ([]vmm.NIC, error) {
 		if nics[i].TAP == nil {
 			continue
 		}
-		fd, err := unix.FcntlInt(nics[i].TAP.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("cannot duplicate the TAP device: %w", err)
+		var err error
+		if nics[i].TAP, err = duplicateTAP(nics[i].TAP); err != nil {
+			return nil, err
 		}
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, fmt.Errorf("cannot duplicate the TAP device: %w", err)
+		nics[i].Queues = slices.Clone(nics[i].Queues)
+		for j, f := range nics[i].Queues {
+			if nics[i].Queues[j], err = duplicateTAP(f); err != nil {
+				return nil, err
+			}
 		}
-		nics[i].TAP = os.NewFile(uintptr(fd), nics[i].TAP.Name())
 	}
 	return nics, nil
+}
+
+func duplicateTAP(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot duplicate the TAP device: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("cannot duplicate the TAP device: %w", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

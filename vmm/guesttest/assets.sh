@@ -7,6 +7,7 @@
 # Names:
 #   kernel-bookworm, kernel-trixie                  linux-image-cloud-amd64, unpacked
 #   kernel-bookworm-generic, kernel-trixie-generic  linux-image-amd64, unpacked
+#   kernel-krun                                     libkrunfw5, unpacked: a kernel without PCI, inside a library
 #   busybox                                         a static busybox
 #   ovmf                                            OVMF firmware, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
@@ -154,6 +155,7 @@ for name; do
 	kernel-trixie) make "$name" kernel trixie linux-image-cloud-amd64 ;;
 	kernel-bookworm-generic) make "$name" kernel bookworm linux-image-amd64 ;;
 	kernel-trixie-generic) make "$name" kernel trixie linux-image-amd64 ;;
+	kernel-krun) make "$name" unpack sid libkrunfw5 ;;
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	tree-trixie) make "$name" tree trixie "" ;;

@@ -9,8 +9,10 @@
 //	guest notify FIELD...       tell the service manager on the host, as systemd would
 //	guest listen SOCKET         print what a service manager is told there, "NOTIFIED field"
 //	guest echo PORT             echo one vsock connection after another until "quit"
+//	guest dial CID PORT N       N vsock connections to an echo server, then end it
 //	guest connect ADDR N        N parallel TCP connections to an echo server
 //	guest serve PORT            echo TCP connections, in the background's place
+//	guest poweroff              power off without ACPI
 //	guest ports                 read and write all I/O ports
 //	guest tpm-seal FILE         seal a secret to the TPM
 //	guest tpm-unseal FILE       get it back, once
@@ -48,10 +50,14 @@ func main() {
 		check("listen", listen(args[0]))
 	case "echo":
 		check("echo", echo(number(args[0])))
+	case "dial":
+		check("dial", dial(number(args[0]), number(args[1]), int(number(args[2]))))
 	case "connect":
 		check("connect", connect(args[0], int(number(args[1]))))
 	case "serve":
 		check("serve", serve(args[0]))
+	case "poweroff":
+		check("poweroff", powerOff())
 	case "ports":
 		check("ports", ports())
 	case "tpm-seal":

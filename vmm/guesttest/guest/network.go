@@ -191,3 +191,34 @@ func serve(port string) error {
 		}()
 	}
 }
+
+// dial sends data to an echo server behind vsock, over n connections one after the
+// other, and then ends it.
+func dial(cid, port uint32, n int) error {
+	data := bytes.Repeat([]byte("vsock "), 20_000)
+	got := make([]byte, len(data))
+	for i := range n {
+		c, err := vsock.Dial(cid, port, nil)
+		if err != nil {
+			return fmt.Errorf("connection %d: %w", i, err)
+		}
+		sent := make(chan error, 1)
+		go func() {
+			_, err := c.Write(data)
+			sent <- err
+		}()
+		_, err = io.ReadFull(c, got)
+		if err = errors.Join(err, <-sent, c.Close()); err != nil {
+			return fmt.Errorf("connection %d: %w", i, err)
+		}
+		if !bytes.Equal(got, data) {
+			return fmt.Errorf("connection %d: the echo differs", i)
+		}
+	}
+	c, err := vsock.Dial(cid, port, nil)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(c, "quit")
+	return errors.Join(err, c.Close())
+}

@@ -64,7 +64,7 @@ func cutEscaped(s string) (before, after string, found bool) {
 // --image-format= and --image-disk-type=.
 var (
 	DiskFormats = []string{"raw", "qcow2"}
-	DiskTypes   = []string{"virtio-blk", "virtio-scsi", "nvme", "scsi-cd"}
+	DiskTypes   = []string{"virtio-blk", "virtio-scsi", "nvme", "scsi-cd", "pmem"}
 )
 
 // OneOf checks that s is one of the words.
