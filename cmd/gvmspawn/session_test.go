@@ -112,11 +112,11 @@ func tinyCommand(t *testing.T, dir string, args ...string) *live {
 	if err := os.MkdirAll(filepath.Join(dir, "tree"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args = append([]string{"-D", "tree", "--linux=kernel", "--initrd=kernel", "--ram=64M", "--vsock=no", "--tpm=no", "--console-transport=serial"}, args...)
-	if why := noEngine(dir, args); why != "" {
+	base := []string{"-D", "tree", "--linux=kernel", "--initrd=kernel", "--ram=64M", "--vsock=no", "--tpm=no", "--console-transport=serial"}
+	if why := noEngine(dir, base); why != "" {
 		t.Skip("no CPU engine works here: " + why)
 	}
-	l := &live{t: t, dir: dir, Cmd: spawnCommand(dir, args...)}
+	l := &live{t: t, dir: dir, Cmd: spawnCommand(dir, append(base, args...)...)}
 	l.Stdout, l.Stderr = &l.out, &l.errs
 	return l
 }
