@@ -160,7 +160,7 @@ for name; do
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
-	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd ;;
+	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd,systemd-userdbd ;;
 	host-vmspawn) make "$name" host ;;
 	*) die "unknown asset $name" ;;
 	esac

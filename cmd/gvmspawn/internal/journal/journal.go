@@ -86,13 +86,14 @@ func (r *Receiver) exportPath() string {
 	return filepath.Join(r.path, r.machine+".export")
 }
 
-// arguments are those of systemd-journal-remote, reading its standard input.
+// arguments are those of systemd-journal-remote, reading its standard input,
+// for which it does not split by host itself.
 func (r *Receiver) arguments() []string {
-	mode := "host"
-	if isFile(r.path) {
-		mode = "none"
+	out := r.path
+	if !isFile(out) {
+		out = filepath.Join(out, "remote-"+r.machine+".journal")
 	}
-	args := []string{"--output=" + r.path, "--split-mode=" + mode}
+	args := []string{"--output=" + out, "--split-mode=none"}
 	for _, l := range []struct {
 		name  string
 		value uint64

@@ -69,8 +69,8 @@ func TestArguments(t *testing.T) {
 	if got := strings.Join(r.arguments(), " "); got != "--output=/a.journal --split-mode=none --max-use=1 --keep-free=2 --max-file-size=3 --max-files=4 -" {
 		t.Error(got)
 	}
-	r = &Receiver{path: "/a"}
-	if got := strings.Join(r.arguments(), " "); got != "--output=/a --split-mode=host -" {
+	r = &Receiver{path: "/a", machine: "m"}
+	if got := strings.Join(r.arguments(), " "); got != "--output=/a/remote-m.journal --split-mode=none -" {
 		t.Error(got)
 	}
 }
@@ -115,16 +115,18 @@ func TestJournalRemote(t *testing.T) {
 	if _, err := os.Stat(Programs[0]); err != nil {
 		t.Skip("needs systemd-journal-remote")
 	}
-	path := filepath.Join(t.TempDir(), "guest.journal")
-	var log bytes.Buffer
-	r, err := Open(path, "m", Limits{}, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	send(r, entry)
-	r.Close()
-	out, err := exec.Command("journalctl", "--file="+path, "-o", "cat").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "hello from the guest") {
-		t.Errorf("%s %v %s", out, err, log.String())
+	dir := t.TempDir()
+	for path, read := range map[string]string{filepath.Join(dir, "guest.journal"): "--file=", filepath.Join(dir, "many"): "--directory="} {
+		var log bytes.Buffer
+		r, err := Open(path, "m", Limits{MaxUse: 64 << 20, MaxFiles: 2}, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(r, entry)
+		r.Close()
+		out, err := exec.Command("journalctl", read+path, "-o", "cat").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "hello from the guest") {
+			t.Errorf("%s %v %s", out, err, log.String())
+		}
 	}
 }
