@@ -7,11 +7,12 @@ import (
 	"slices"
 
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
+	"github.com/gvmspawn/gvmspawn/vmm/layout"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // Inspections are what Inspect can show.
-var Inspections = []string{"registers", "mem", "pci"}
+var Inspections = []string{"registers", "mem", "pci", "virtio", "irq"}
 
 // Inspect writes a part of the machine's state for people. It stops the CPUs
 // for a moment to read their registers.
@@ -32,6 +33,10 @@ func (m *Machine) Inspect(what string, w io.Writer) error {
 			return errors.New("the machine has no PCI")
 		}
 		m.inspectPCI(w)
+	case "virtio":
+		m.inspectVirtio(w)
+	case "irq":
+		m.inspectInterrupts(w)
 	}
 	return nil
 }
@@ -100,6 +105,31 @@ func (m *Machine) inspectPCI(w io.Writer) {
 			if a := f.BARAddress(i); a != 0 {
 				fmt.Fprintf(w, "          BAR %d at %x\n", i, a)
 			}
+		}
+	}
+}
+
+func (m *Machine) inspectVirtio(w io.Writer) {
+	for _, f := range m.pci.Functions() {
+		if f.Description != nil {
+			f.Description(w)
+		}
+	}
+}
+
+// inspectInterrupts shows who interrupts how: lines of the IOAPIC, and
+// messages.
+func (m *Machine) inspectInterrupts(w io.Writer) {
+	for _, l := range []struct {
+		pin  int
+		name string
+	}{{layout.GSICOM1, "serial port"}, {layout.GSIRTC, "real-time clock"}, {layout.GSIGED, "event device"}} {
+		fmt.Fprintf(w, "IOAPIC pin %d: %s\n", l.pin, l.name)
+	}
+	for _, f := range m.pci.Functions() {
+		if x := f.MSIX(); x != nil {
+			fmt.Fprintf(w, "%s: MSI-X, %d vectors, enabled %t\n", f.Name(), x.Vectors(), x.Enabled())
+			x.Describe(w)
 		}
 	}
 }

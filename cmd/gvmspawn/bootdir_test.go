@@ -35,6 +35,8 @@ func TestBootDirectory(t *testing.T) {
 	tree := guestTree(t, `
 for i in 1 2 3 4 5; do size=$(stty size 2>/dev/null); [ -n "$size" ] && break; sleep 0.2; done
 is size "$size" "33 111"
+for i in $(seq 50); do size=$(stty size 2>/dev/null); [ "$size" = "40 120" ] && break; sleep 0.2; done
+is resize "$size" "40 120"
 is uuid "$(cat /sys/class/dmi/id/product_uuid)" 01234567-89ab-cdef-0123-456789abcdef
 is credential "$(tr '\0' '\n' </sys/firmware/dmi/entries/11-0/raw | grep -a -o 'credential.binary:fruit=.*' | cut -d = -f 2- | base64 -d)" apple
 is fromhost "$(stat -c '%u %g %a %s' /fromhost)" "1000 1001 640 11"
@@ -70,6 +72,8 @@ poweroff -f`)
 		"--bind="+filepath.Join(dir, "rw"), "--bind-ro="+filepath.Join(dir, "ro"), "--bind-ro="+filepath.Join(dir, "single/one"), "quiet")
 	m.Env = append(m.Env, "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
 	m.startPTY(111, 33)
+	m.waitFor("CHECK size")
+	m.resize(120, 40)
 	m.waitFor("ECHO ready")
 	for _, want := range []string{"READY=1", "STATUS=VM running: half way"} {
 		if !strings.Contains(manager.String(), want) {
@@ -80,7 +84,7 @@ poweroff -f`)
 	if s := m.status(); s != 42 {
 		t.Errorf("status %d, want 42", s)
 	}
-	m.check(append(fileChecks, "size", "uuid", "credential", "fromhost", "hostlinks", "bind", "bind-ro", "bind-ro-remove", "bind-file", "bind-file-ro", "bind-file-only", "echo", "notify")...)
+	m.check(append(fileChecks, "size", "uuid", "credential", "fromhost", "hostlinks", "bind", "bind-ro", "bind-ro-remove", "bind-file", "bind-file-ro", "bind-file-only", "echo", "notify", "resize")...)
 	sameTree(t, m, filepath.Join(tree, "work"))
 	hostSees(t, filepath.Join(tree, "work"))
 	if b, err := os.ReadFile(filepath.Join(dir, "rw/file")); string(b) != "changed\n" {

@@ -93,6 +93,14 @@ func (m *booted) startPTY(columns, rows uint16) {
 	m.watch()
 }
 
+// resize changes the size of the terminal.
+func (m *booted) resize(columns, rows uint16) {
+	m.t.Helper()
+	if err := pty.Setsize(m.stdin.(*os.File), &pty.Winsize{Cols: columns, Rows: rows}); err != nil {
+		m.t.Error(err)
+	}
+}
+
 func (m *booted) watch() {
 	go func() {
 		m.Wait() //nolint:errcheck // seen in ProcessState

@@ -240,10 +240,16 @@ func TestLongServiceManager(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
+	copyDist(t, dir)
+	onHost(t, dir, managerJob)
+}
+
+// copyDist copies the files that come with the program.
+func copyDist(t *testing.T, dir string) {
+	t.Helper()
 	if err := os.CopyFS(dir, os.DirFS("../../dist")); err != nil {
 		t.Fatal(err)
 	}
-	onHost(t, dir, managerJob)
 }
 
 func copyFile(t *testing.T, from, to string) {

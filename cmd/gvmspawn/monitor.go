@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/screen"
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
 
@@ -33,6 +35,7 @@ func monitorCommands() []monitorCommand {
 		{"system_reset reset", "reset the machine", control(remote.Reboot)},
 		{"nmi", "send a non-maskable interrupt", func(_ *session, m *vmm.Machine, _ io.Writer) error { return m.NMI() }},
 		{"quit q", "end the machine at once", control(remote.Terminate)},
+		{"screendump", "show what the console shows, as text", monitorScreen},
 		{"info status", "whether the machine runs", func(r *session, _ *vmm.Machine, w io.Writer) error {
 			_, word := remote{r}.Status()
 			fmt.Fprintf(w, "VM status: %s\n", word)
@@ -42,6 +45,8 @@ func monitorCommands() []monitorCommand {
 		{"info registers", "the CPUs' registers", inspect("registers")},
 		{"info mem", "what is at which address and port", inspect("mem")},
 		{"info pci", "the PCI functions", inspect("pci")},
+		{"info virtio", "the virtio devices, their status and queues", inspect("virtio")},
+		{"info irq", "interrupt lines and message-signalled interrupts", inspect("irq")},
 		{"info memory", "how much memory the guest has and uses", monitorMemory},
 		{"info stats", "memory and threads of this program", monitorStats},
 	}
@@ -63,6 +68,20 @@ func monitorMachine(r *session, m *vmm.Machine, w io.Writer) error {
 		fmt.Fprintf(w, "vsock CID: %d\n", cid)
 	}
 	return nil
+}
+
+func monitorScreen(r *session, _ *vmm.Machine, w io.Writer) error {
+	if r.hub == nil {
+		return errors.New("there is no console")
+	}
+	columns, rows := r.term.Size()
+	if columns == 0 || rows == 0 {
+		columns, rows = 80, 25
+	}
+	s := screen.New(int(columns), int(rows))
+	s.Write(r.hub.Past()) //nolint:errcheck // never fails
+	_, err := io.WriteString(w, s.String())
+	return err
 }
 
 func monitorStats(r *session, _ *vmm.Machine, w io.Writer) error {

@@ -346,6 +346,7 @@ func (s *settings) parse(args []string) (err error) {
 		}
 		return err
 	}
+	s.late = s.lateOptions(args)
 	for _, a := range s.args {
 		if strings.ContainsAny(a, "\x00\n") {
 			return errors.New("a kernel argument contains a line break")
@@ -355,4 +356,24 @@ func (s *settings) parse(args []string) (err error) {
 		return errors.New("$SYSTEMD_VMSPAWN_QEMU_EXTRA is set, but there is no qemu to give it to; unset it")
 	}
 	return s.check()
+}
+
+// lateOptions are kernel arguments that look like options of ours: whoever
+// means them so can say it with "--".
+func (s *settings) lateOptions(args []string) (late []string) {
+	if n := len(args) - len(s.args); n > 0 && args[n-1] == "--" {
+		return nil
+	}
+	t := s.table()
+	for _, a := range s.args {
+		if t.Knows(a) {
+			late = append(late, a)
+		}
+	}
+	return late
+}
+
+// warnLate says of an option that it came too late to be one.
+func warnLate(option string) string {
+	return fmt.Sprintf("%s comes after the first kernel argument, so it is one, too; put it before, or \"--\" before the kernel arguments", arg.Printable(option))
 }

@@ -105,6 +105,9 @@ func (c *command) spawnFor(s *settings, manager notify.Manager, fds []passed) (i
 	r := &session{plan: p, manager: manager, cancel: cancel, done: ctx.Done(), messages: &messages{w: c.stderr}, colors: c.logSettings(), guestLimit: logging.GuestLimit()}
 	defer r.close()
 	r.log = logging.New(r.colors, r.messages)
+	for _, o := range s.late {
+		r.log.Warn(warnLate(o))
+	}
 	r.usePassed(fds, r.log)
 	if err := r.claim(); err != nil {
 		return exitFailure, err

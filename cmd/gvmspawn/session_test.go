@@ -543,9 +543,15 @@ func TestDiskImage(t *testing.T) {
 func TestMonitor(t *testing.T) {
 	l := startTiny(t, t.TempDir(), "--console=native")
 	l.say("\x01c")
-	for line, want := range map[string]string{"info status": "VM status: running", "info machine": "engine: ", "info stats": "goroutines: ", "info registers": "RIP 00000000010000", "info mem": "port   PCI configuration address", "info pci": "class 06", "help": "system_powerdown", "nonsense": "Unknown command nonsense"} {
+	for line, want := range map[string]string{"info status": "VM status: running", "info machine": "engine: ", "info stats": "goroutines: ", "info registers": "RIP 00000000010000", "info mem": "port   PCI configuration address", "info pci": "class 06", "info virtio": "virtio-rng: status ", "info irq": "IOAPIC pin 4: serial port", "help": "system_powerdown", "nonsense": "Unknown command nonsense"} {
 		l.say(line + "\r")
 		l.out.waitFor(t, want)
+	}
+	l.say("screendump\r")
+	for end := time.Now().Add(10 * time.Second); strings.Count(l.out.String(), "tiny guest") < 2; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no screendump in %q", l.out.String())
+		}
 	}
 	l.say("info status\rstop\rinfo status\r")
 	l.out.waitFor(t, "VM status: paused")

@@ -88,6 +88,7 @@ type settings struct {
 
 	credentials credential.Set
 	args        []string // of the kernel
+	late        []string // those of args that look like options
 }
 
 // hostShell stands for the shell that a user has on the host.

@@ -16,6 +16,7 @@ package pci
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
@@ -88,6 +89,9 @@ type Function struct {
 	// OnReset, if set before the function is added, is called by Host.Reset
 	// to bring the device itself into its power-on state.
 	OnReset func()
+	// Description, if set before the function is added, writes the device's
+	// state for people.
+	Description func(io.Writer)
 
 	// onWrite, if not nil, is called with mu held after configuration space
 	// was written.
@@ -101,6 +105,13 @@ type Function struct {
 	nextCap  int
 	lastCap  int // where the next capability's offset goes
 	msix     *MSIX
+}
+
+// MSIX is the function's MSI-X, or nil.
+func (f *Function) MSIX() *MSIX {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.msix
 }
 
 // NewFunction returns a function without BARs and capabilities. name is for

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -78,6 +79,21 @@ func (m *MSIX) Vectors() int { return len(m.vectors) }
 
 // Enabled reports whether the driver uses MSI-X.
 func (m *MSIX) Enabled() bool { return m.control.Load()&msixEnable != 0 }
+
+// Describe writes the vectors that the driver uses, for people.
+func (m *MSIX) Describe(w io.Writer) {
+	le := binary.LittleEndian
+	for i := range m.vectors {
+		v := &m.vectors[i]
+		v.mu.Lock()
+		entry, masked, pending := v.entry, m.masked(v), v.pending
+		v.mu.Unlock()
+		if entry == ([msixEntrySize]byte{msixEntryCtrl: msixCtrlMasked}) {
+			continue
+		}
+		fmt.Fprintf(w, "  vector %d: address %#x, data %#x, masked %t, pending %t\n", i, le.Uint64(entry[:]), le.Uint32(entry[8:]), masked, pending)
+	}
+}
 
 // FD is the eventfd of vector i for use by the kernel (vhost), or -1. Such
 // interrupts do not know of masks.

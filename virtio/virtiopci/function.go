@@ -86,7 +86,7 @@ func New(name string, dev virtio.Device, m *mem.Memory, wires bus.Wires, o Optio
 		queueVector: make([]atomic.Uint32, n), bells: make([]bus.Doorbell, n),
 	}
 	f.core = virtio.NewCore(dev, m, wiring{f}, o.Features, o.Log)
-	f.OnReset = f.core.Reset
+	f.OnReset, f.Description = f.core.Reset, f.Describe
 	wiring{f}.Cleared()
 	if err := f.AddBAR(0, pci.BAR{Size: barSize, Device: registers{f}, Moved: f.moved}); err != nil {
 		return nil, err

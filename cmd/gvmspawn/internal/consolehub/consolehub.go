@@ -64,6 +64,13 @@ func (h *Hub) Written() uint64 {
 	return h.written
 }
 
+// Past is the last output, at most a few KiB.
+func (h *Hub) Past() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]byte(nil), h.past[max(len(h.past)-history, 0):]...)
+}
+
 func (h *Hub) share(p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

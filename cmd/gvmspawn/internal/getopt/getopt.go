@@ -88,6 +88,21 @@ func (t Table) Parse(args []string) (rest []string, err error) {
 	return nil, nil
 }
 
+// Knows reports whether an argument looks like an option of the table, with
+// its name in full.
+func (t Table) Knows(arg string) bool {
+	if name, long := strings.CutPrefix(arg, "--"); long {
+		name, _, _ = strings.Cut(name, "=")
+		known := false
+		t.all(func(o *Option) bool {
+			known = known || o.Long == name
+			return !known
+		})
+		return known
+	}
+	return len(arg) == 2 && arg[0] == '-' && t.short(arg[1]) != nil
+}
+
 // parseLong handles args[0], which begins with two dashes.
 func (t Table) parseLong(args []string) ([]string, error) {
 	name, value, given := strings.Cut(args[0][2:], "=")
