@@ -241,14 +241,10 @@ var restartStub = []byte{
 // load writes tables and kernel into guest memory and sets the boot CPU's
 // registers.
 func (m *Machine) load(img *linux.Image) error {
-	tables := m.acpi()
-	if m.cfg.Generation != [16]byte{} {
-		tables.Devices = append(tables.Devices, acpi.VMGenID(layout.Generation))
-		if err := m.putGeneration(); err != nil {
-			return err
-		}
+	if err := m.mem.WriteAt(m.generation(), layout.Generation); err != nil {
+		return err
 	}
-	rsdp, err := acpi.Write(m.mem, tables)
+	rsdp, err := acpi.Write(m.mem, m.acpi())
 	if err != nil {
 		return err
 	}
@@ -262,13 +258,13 @@ func (m *Machine) load(img *linux.Image) error {
 		return err
 	}
 	top := mem.GPA(m.cfg.lowRAM())
-	strings, err := smbios.Write(m.mem, top, m.smbios())
+	tables, err := smbios.Write(m.mem, top, m.smbios())
 	if err != nil {
 		return err
 	}
-	if strings.Size > smbios.LinuxTableMax {
+	if tables.Size > smbios.LinuxTableMax {
 		return fmt.Errorf("the SMBIOS strings need %d KiB, but Linux reads no more than %d KiB: give fewer or shorter ones (--smbios11=)",
-			strings.Size>>10, smbios.LinuxTableMax>>10)
+			tables.Size>>10, smbios.LinuxTableMax>>10)
 	}
 	initrds, closeInitrds, err := openInitrds(m.cfg.Boot.Initrds)
 	if err != nil {
@@ -282,7 +278,7 @@ func (m *Machine) load(img *linux.Image) error {
 	regs, err := linux.Load(linux.Boot{
 		Memory: m.mem, Image: img, Initrds: initrds, MoreInitrds: m.synthesise(img),
 		CommandLine: line, MoreArguments: m.mmioArguments, RSDP: rsdp,
-		Reserved: []linux.Range{{Base: strings.Base, Size: strings.Size, Type: linux.E820Reserved}},
+		Reserved: []linux.Range{{Base: tables.Base, Size: tables.Size, Type: linux.E820Reserved}},
 		KASLR:    m.cfg.Boot.KASLR, Random: m.random(),
 	})
 	if err != nil {
@@ -298,6 +294,12 @@ func (m *Machine) acpi() acpi.Config {
 	c.Tables = append(c.Tables, watchdogTable())
 	if m.cfg.Firmware != nil {
 		c.FWCfg, c.PCI = true, m.placedPCI()
+	}
+	if m.cfg.Generation != [16]byte{} {
+		c.Generation = layout.Generation
+		if m.cfg.Firmware != nil {
+			c.Generation = generationOffset
+		}
 	}
 	if m.cfg.TPM != nil {
 		c.Devices = append(c.Devices, acpi.TPM(layout.TPM, tpm.Size))

@@ -94,6 +94,7 @@ func (m *Machine) addTables(d *fwcfg.Device) error {
 		}
 	}
 	return errors.Join(
+		d.AddFile(acpi.GenerationFile, m.generationPage()),
 		d.AddBuilt(acpi.TablesFile, pad(len(l.Tables)), part(func(l acpi.Loadable) []byte { return l.Tables })),
 		d.AddBuilt(acpi.LoaderFile, len(l.Script), part(func(l acpi.Loadable) []byte { return l.Script })),
 		d.AddFile(acpi.RSDPFile, l.RSDP))

@@ -32,12 +32,22 @@ func watchdogTable() acpi.Table {
 	return acpi.Watchdog{Base: layout.Watchdog, Tick: watchdog.Tick, MinCount: watchdog.MinCount, MaxCount: watchdog.MaxCount}.Table()
 }
 
-// putGeneration writes the generation identifier to a page that the memory map
-// of a machine without firmware reserves ("Virtual Machine Generation ID", Microsoft 2012): a GUID whose
-// first three fields are little-endian.
-func (m *Machine) putGeneration() error {
+// generationOffset is where the generation identifier is in the page that
+// firmware loads. Firmware looks for tables where pointers point to, so the
+// page does not begin with it.
+const generationOffset = 40
+
+// generation is the generation identifier as the guest sees it ("Virtual Machine
+// Generation ID", Microsoft 2012): a GUID whose first three fields are
+// little-endian.
+func (m *Machine) generation() []byte {
 	g := m.cfg.Generation
-	return m.mem.WriteAt([]byte{
-		g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6], g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15],
-	}, layout.Generation)
+	return []byte{g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6], g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15]}
+}
+
+// generationPage is the page for firmware.
+func (m *Machine) generationPage() []byte {
+	p := make([]byte, layout.PageSize)
+	copy(p[generationOffset:], m.generation())
+	return p
 }

@@ -58,6 +58,9 @@ type Config struct {
 	// PIC says that a pair of 8259 and an 8254 whose channel 0 is wired to
 	// GSI 2 exist besides the APICs.
 	PIC bool
+	// Generation is the address of the generation identifier's 16 bytes; for
+	// BuildLoadable, the offset in GenerationFile. 0 means that there is none.
+	Generation mem.GPA
 	// Devices are further objects of the scope \_SB.
 	Devices []aml.Term
 	// Events are the Generic Event Device's events besides the power button.

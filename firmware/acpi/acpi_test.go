@@ -22,10 +22,9 @@ func small() Config { return Config{CPUs: 2, RAMEnd: 1 << 30} }
 // full has everything that tables can tell.
 func full() Config {
 	return Config{
-		CPUs: layout.MaxVCPUs, RAMEnd: 40 << 30, INTx: true, PIC: true,
+		CPUs: layout.MaxVCPUs, RAMEnd: 40 << 30, INTx: true, PIC: true, Generation: 0x1_bfff_f000,
 		Devices: []aml.Term{
 			VirtioMMIO(0, aml.Edge, 10),
-			VMGenID(0xbfff_f000),
 			TPM(0xfed4_0000, 0x5000),
 			PanicDevice(),
 		},

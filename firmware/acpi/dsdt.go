@@ -24,6 +24,9 @@ func dsdt(c Config) []byte {
 	if c.FWCfg {
 		sb = append(sb, fwCfg())
 	}
+	if c.Generation != 0 {
+		sb = append(sb, generation(c.Generation))
+	}
 	sb = append(sb, powerButton(), eventDevice(c.Events))
 	for i := range c.CPUs {
 		sb = append(sb, processor(i))
@@ -191,17 +194,21 @@ func VirtioMMIO(i int, t aml.Trigger, gsi uint32) aml.Term {
 	)
 }
 
-// VMGenID declares the generation identifier's 16 bytes at a guest address
-// ("Virtual Machine Generation ID", Microsoft 2012), for Config.Devices. The
-// event's action that tells of a change is aml.Notify("VMGN", 0x80).
-func VMGenID(address mem.GPA) aml.Term {
+// generation declares the generation identifier's place ("Virtual Machine
+// Generation ID", Microsoft 2012). The event's action that tells of a change is
+// aml.Notify("VMGN", 0x80).
+func generation(address mem.GPA) aml.Term {
 	return aml.Device("VMGN",
 		aml.Name("_HID", aml.String("GVMS0001")),
 		aml.Name("_CID", aml.String("VM_Gen_Counter")),
 		aml.Name("_DDN", aml.String("VM_Gen_Counter")),
-		aml.Name("ADDR", aml.Package(
-			aml.Integer(uint64(address)&0xffff_ffff), aml.Integer(uint64(address)>>32))),
+		generationAddress(address),
 	)
+}
+
+// generationAddress is the object that tells the address, in two halves.
+func generationAddress(a mem.GPA) aml.Term {
+	return aml.Name("ADDR", aml.Package(aml.DWord(uint32(a)), aml.Integer(uint64(a)>>32)))
 }
 
 // TPM declares the TPM's register page at base, for Config.Devices besides

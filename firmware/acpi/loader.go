@@ -1,7 +1,10 @@
 package acpi
 
 import (
+	"bytes"
 	"encoding/binary"
+
+	"github.com/gvmspawn/gvmspawn/vmm/layout"
 )
 
 // Files of the firmware configuration device by which firmware gets the tables.
@@ -9,6 +12,8 @@ const (
 	LoaderFile = "etc/table-loader"
 	TablesFile = "etc/acpi/tables"
 	RSDPFile   = "etc/acpi/rsdp"
+	// GenerationFile is the page with the generation identifier.
+	GenerationFile = "etc/vmgenid_guid"
 )
 
 // Loadable is tables for firmware that puts them into memory itself: the
@@ -31,7 +36,13 @@ func BuildLoadable(c Config) (Loadable, error) {
 	s := script{}
 	s.allocate(TablesFile, 64, zoneHigh)
 	s.allocate(RSDPFile, 16, zoneFSEG)
-	xsdt, fadt := blobs[1], blobs[3]
+	xsdt, dsdt, fadt := blobs[1], blobs[2], blobs[3]
+	if c.Generation != 0 {
+		s.allocate(GenerationFile, layout.PageSize, zoneHigh)
+		at := int(dsdt.Address) + bytes.Index(dsdt.Bytes, generationAddress(c.Generation)) + generationLow
+		s.pointerTo(GenerationFile, TablesFile, at, 4)
+		s.checksum(l.Tables, TablesFile, int(dsdt.Address)+tableChecksum, int(dsdt.Address), len(dsdt.Bytes))
+	}
 	// The 32-bit pointer would keep the tables below 4 GiB.
 	clear(l.Tables[int(fadt.Address)+fadtDSDT:][:4])
 	s.pointer(TablesFile, int(fadt.Address)+fadtXDSDT)
@@ -46,6 +57,10 @@ func BuildLoadable(c Config) (Loadable, error) {
 	l.Script = s.bytes
 	return l, nil
 }
+
+// generationLow is where in generationAddress the low half is: behind NameOp,
+// the name, PackageOp, its length, its number of elements, and DWordPrefix.
+const generationLow = 1 + 4 + 1 + 1 + 1 + 1
 
 // Commands of the script, and where firmware may allocate.
 const (
@@ -81,10 +96,14 @@ func (s *script) allocate(name string, align uint32, zone byte) {
 }
 
 // pointer adds the address of the tables to the 8 bytes at off of a file.
-func (s *script) pointer(name string, off int) {
-	b := s.add(commandPointer, name, TablesFile)
+func (s *script) pointer(name string, off int) { s.pointerTo(TablesFile, name, off, 8) }
+
+// pointerTo adds the address of a file to the size bytes at off of another. With
+// 4 of them firmware puts the file below 4 GiB.
+func (s *script) pointerTo(file, name string, off int, size byte) {
+	b := s.add(commandPointer, name, file)
 	binary.LittleEndian.PutUint32(b, uint32(off))
-	b[4] = 8
+	b[4] = size
 }
 
 // checksum makes the sum of length bytes from start zero by the byte at off,

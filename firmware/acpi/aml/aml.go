@@ -157,6 +157,10 @@ func Integer(v uint64) Term {
 	return binary.LittleEndian.AppendUint64(Term{opQWord}, v)
 }
 
+// DWord is an integer of four bytes whatever its value, for a place that is
+// written to later.
+func DWord(v uint32) Term { return binary.LittleEndian.AppendUint32(Term{opDWord}, v) }
+
 // String is an ASCII string constant without NUL.
 func String(s string) Term {
 	for _, c := range []byte(s) {
