@@ -41,7 +41,7 @@ func (e *environment) gvmspawnArgs(m machine, accel string, more ...string) []st
 		share = e.emptyDir()
 	}
 	a := []string{e.gvmspawn, "-q", "--kvm=" + accel, "-D", share, "--linux=" + m.kernel, fmt.Sprintf("--ram=%dM", m.ram),
-		"--console=read-only", "--console-transport=serial", "--register=no", "--vsock=" + yesNo(m.vsock)}
+		"--console=read-only", "--console-transport=serial", "--register=no", "--tpm=no", "--vsock=" + yesNo(m.vsock)}
 	if m.initrd != "" {
 		a = append(a, "--initrd="+m.initrd)
 	}

@@ -51,7 +51,7 @@ func TestBadMachines(t *testing.T) {
 		{"--linux=kernel", "empty has no init program (/sbin/init, /etc/init, /bin/init, /bin/sh)"},
 		{"--linux=kernel init=/nothing", "empty has no init program (/nothing)"},
 	} {
-		r := execute(t, dir, append([]string{"-q", "-D", "empty", "--kvm=no", "--register=no", "--vsock=no"}, strings.Fields(c.args)...)...)
+		r := execute(t, dir, append([]string{"-q", "-D", "empty", "--kvm=no", "--register=no", "--tpm=no", "--vsock=no"}, strings.Fields(c.args)...)...)
 		oneSentence(t, c.args, r, c.want)
 	}
 }

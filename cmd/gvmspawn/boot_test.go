@@ -106,7 +106,7 @@ func TestBootEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tree := guesttest.BusyboxTree(t, bootInit)
-			args := append([]string{"-q", "--kvm=no", "--register=no", "-D", tree, "--linux=" + guesttest.KernelAsset(t, c.kernel).Path, "--ram=256M"},
+			args := append([]string{"-q", "--kvm=no", "--register=no", "--tpm=no", "-D", tree, "--linux=" + guesttest.KernelAsset(t, c.kernel).Path, "--ram=256M"},
 				strings.Fields(c.args)...)
 			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 			defer cancel()

@@ -112,7 +112,7 @@ func TestBootGDB(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
-	vm := exec.CommandContext(ctx, guesttest.Binary(t), "-q", "--kvm=no", "--register=no", "--vsock=no", "-D", guesttest.BusyboxTree(t, gdbInit),
+	vm := exec.CommandContext(ctx, guesttest.Binary(t), "-q", "--kvm=no", "--register=no", "--tpm=no", "--vsock=no", "-D", guesttest.BusyboxTree(t, gdbInit),
 		"--linux="+guesttest.KernelAsset(t, "kernel-trixie").Path, "--ram=256M", "--cpus=2", "--gdb=unix:"+socket, "quiet")
 	var console strings.Builder
 	vm.Stdout, vm.Stderr = &console, &console

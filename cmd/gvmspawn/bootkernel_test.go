@@ -165,7 +165,7 @@ func TestBootKernelFormats(t *testing.T) {
 		})
 	}
 	t.Run("lzo", func(t *testing.T) {
-		r := execute(t, dir, "-q", "--kvm=no", "--register=no", "--vsock=no", "-D", guesttest.BusyboxTree(t, ""), "--linux="+made["lzo"])
+		r := execute(t, dir, "-q", "--kvm=no", "--register=no", "--tpm=no", "--vsock=no", "-D", guesttest.BusyboxTree(t, ""), "--linux="+made["lzo"])
 		if want := "lzo, which is not supported"; r.status != 1 || !bytes.Contains([]byte(r.stderr), []byte(want)) {
 			t.Errorf("status %d, %q; want 1, %q", r.status, r.stderr, want)
 		}
