@@ -236,6 +236,9 @@ func (a *APIC) signal(e Event) {
 // NMI delivers a non-maskable interrupt.
 func (a *APIC) NMI() { a.signal(EventNMI) }
 
+// SMI delivers a system management interrupt.
+func (a *APIC) SMI() { a.signal(EventSMI) }
+
 // Interrupt is the fixed interrupt that the CPU would take now, if its
 // interrupt flag allows (§11.8.3.1): the highest request, if its priority class
 // is above the processor priority's.

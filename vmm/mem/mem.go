@@ -53,11 +53,14 @@ const (
 	// so that reads leave the CPU as MMIO, too. An engine that cannot
 	// never shows it.
 	Flash
+	// SMRAM is RAM that an engine can hide from CPUs that are not in System
+	// Management Mode. Device DMA never reaches it.
+	SMRAM
 )
 
 // String returns the kind's name.
 func (k Kind) String() string {
-	return [...]string{"RAM", "ROM", "window", "pluggable RAM", "flash"}[k]
+	return [...]string{"RAM", "ROM", "window", "pluggable RAM", "flash", "SMRAM"}[k]
 }
 
 // pageShift is log2 of the tracking granularity: 4 KiB pages.

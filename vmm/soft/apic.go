@@ -105,6 +105,12 @@ func (c *CPU) writeCR8(v uint64) bool {
 func (c *CPU) interrupts() (ex vcpu.Exit, stop, done bool) {
 	a := c.apic
 	ev := a.Events()
+	if ev&lapic.EventSMI != 0 && c.takeSMI() {
+		return ex, false, true
+	}
+	if c.smm {
+		ev &^= lapic.EventINIT | lapic.EventSIPI // they wait for RSM
+	}
 	if ev&lapic.EventINIT != 0 {
 		c.init()
 		return ex, false, true

@@ -51,8 +51,8 @@ func (vm *VM) host(gpa uint64) (uint64, mem.Kind) {
 
 // table is host for a paging-structure entry. Windows hold none: their memory may
 // go away.
-func (vm *VM) table(gpa uint64) uint64 {
-	h, kind := vm.host(gpa)
+func (c *CPU) table(gpa uint64) uint64 {
+	h, kind := c.host(gpa)
 	if kind == mem.Window {
 		return 0
 	}
@@ -119,7 +119,7 @@ func (c *CPU) walk4(la uint64, acc uint32) (x xlat, ok bool) {
 // walkPAE is PAE paging (SDM vol. 3A §4.4); the PDPTEs are read each time.
 func (c *CPU) walkPAE(la uint64, acc uint32) (x xlat, ok bool) {
 	la &= 0xffffffff
-	h := c.vm.table(c.s.CR3&0xffffffe0 + la>>30*8)
+	h := c.table(c.s.CR3&0xffffffe0 + la>>30*8)
 	if h == 0 {
 		return x, c.pageFault(la, c.pfBits(acc))
 	}
@@ -144,7 +144,7 @@ func (c *CPU) walk64(la uint64, acc uint32, base uint64, shift uint) (x xlat, ok
 	top, topShift := base, shift
 again:
 	for {
-		h := c.vm.table(base + la>>shift&511*8)
+		h := c.table(base + la>>shift&511*8)
 		if h == 0 {
 			return x, c.pageFault(la, c.pfBits(acc))
 		}
@@ -200,7 +200,7 @@ again:
 func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 	s := c.s
 	la &= 0xffffffff
-	h := c.vm.table(s.CR3&0xfffff000 + la>>22*4)
+	h := c.table(s.CR3&0xfffff000 + la>>22*4)
 	if h == 0 {
 		return x, c.pageFault(la, c.pfBits(acc))
 	}
@@ -213,7 +213,7 @@ func (c *CPU) walk32(la uint64, acc uint32) (x xlat, ok bool) {
 	shift := uint(22)
 	if e&ptePS == 0 || s.CR4&cr4PSE == 0 {
 		shift = 12
-		if h = c.vm.table(e&0xfffff000 + la>>12&1023*4); h == 0 {
+		if h = c.table(e&0xfffff000 + la>>12&1023*4); h == 0 {
 			return x, c.pageFault(la, c.pfBits(acc))
 		}
 		if e = uint64(ld32(h)); e&pteP == 0 {
@@ -280,7 +280,7 @@ func (c *CPU) translate(la uint64, acc uint32, m int) (gpa, host uint64, ok bool
 	if c.vm.tracing&TraceMMU != 0 {
 		c.vm.trace("cpu %d translate %#x access %#x to %#x", c.id, la, acc, x.gpa)
 	}
-	h, kind := c.vm.host(x.gpa)
+	h, kind := c.host(x.gpa)
 	c.lastGlobal = x.global
 	if h == 0 {
 		return x.gpa, 0, true
@@ -528,7 +528,7 @@ func (c *CPU) mmioRead(gpa uint64, size uint8) uint64 {
 	if v, ok := c.apicRead(gpa, size); ok {
 		return v
 	}
-	v := zeroExtend(c.vm.io.MMIORead(gpa, int(size)), size)
+	v := zeroExtend(c.io().MMIORead(gpa, int(size)), size)
 	c.traceIO("read", gpa, v, size)
 	return v
 }
@@ -538,5 +538,5 @@ func (c *CPU) mmioWrite(gpa, v uint64, size uint8) {
 		return
 	}
 	c.traceIO("write", gpa, v, size)
-	c.vm.io.MMIOWrite(gpa, int(size), zeroExtend(v, size))
+	c.io().MMIOWrite(gpa, int(size), zeroExtend(v, size))
 }

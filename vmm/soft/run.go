@@ -80,6 +80,10 @@ func (c *CPU) loop() vcpu.Exit {
 			if ex, stop := c.debug.stopped(); stop {
 				return ex
 			}
+			if c.shutdown {
+				c.shutdown = false
+				return vcpu.Exit{Reason: vcpu.ExitShutdown, Detail: c.dump(exception{})}
+			}
 			s.Flags &^= flagRF
 			c.rearm()
 		}

@@ -37,7 +37,7 @@ func (c *CPU) ioAllowed(port uint16, size uint8) bool {
 
 func (c *CPU) portIn(port uint16, size uint8) uint64 {
 	c.ioBreak(port, size)
-	v := zeroExtend(uint64(c.vm.io.PortIn(port, int(size))), size)
+	v := zeroExtend(uint64(c.io().PortIn(port, int(size))), size)
 	c.traceIO("in", uint64(port), v, size)
 	return v
 }
@@ -45,7 +45,7 @@ func (c *CPU) portIn(port uint16, size uint8) uint64 {
 func (c *CPU) portOut(port uint16, v uint64, size uint8) {
 	c.ioBreak(port, size)
 	c.traceIO("out", uint64(port), v, size)
-	c.vm.io.PortOut(port, int(size), uint32(zeroExtend(v, size)))
+	c.io().PortOut(port, int(size), uint32(zeroExtend(v, size)))
 }
 
 func genIn(c *CPU, in *decode.Inst) int {
@@ -65,6 +65,10 @@ func genOut(c *CPU, in *decode.Inst) int {
 		return stFault
 	}
 	c.portOut(uint16(port), c.reg(in.Args[1]), size)
+	if c.smiDue() {
+		c.s.RIP = c.next // an SMI that a chip raised comes before the next instruction
+		return stExit
+	}
 	return stNext
 }
 

@@ -62,7 +62,8 @@ func init() { // filled here because the functions refer to the table
 	set(genLoadFar, decode.LES, decode.LDS, decode.LSS, decode.LFS, decode.LGS)
 	set(genInt, decode.INT, decode.INT1, decode.INT3, decode.INTO)
 	set(genIret, decode.IRET)
-	set(genUD, decode.UD0, decode.UD1, decode.UD2, decode.RSM)
+	set(genUD, decode.UD0, decode.UD1, decode.UD2)
+	set(genRSM, decode.RSM)
 	set(genString, decode.MOVSB, decode.MOVSV, decode.STOSB, decode.STOSV, decode.LODSB, decode.LODSV,
 		decode.CMPSB, decode.CMPSV, decode.SCASB, decode.SCASV, decode.INSB, decode.INSV, decode.OUTSB, decode.OUTSV)
 	set(genIn, decode.IN)

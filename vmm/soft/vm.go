@@ -53,6 +53,8 @@ type Config struct {
 	// has them. They are not translated: what uses them gets slower. The
 	// word v3 in the environment's GVMSPAWN_CPU does the same.
 	V3 bool
+	// SMM, if not nil, gives the CPUs System Management Mode.
+	SMM *SMM
 	// Trace, if set, is told of what Tracing selects, without a final newline,
 	// on the CPUs' threads. It is slow.
 	Trace   func(format string, args ...any)
@@ -93,6 +95,9 @@ type VM struct {
 	extINT      func() uint8 // acknowledges the 8259 pair's interrupt
 	wallClock   atomic.Uint64
 	invalid     invalidLog
+
+	smm         *SMM        // nil: none
+	smramHidden atomic.Bool // mem.SMRAM is for CPUs in SMM only
 
 	countInsts bool // State.Count is wanted in translated code, too
 }
@@ -156,8 +161,12 @@ type CPU struct {
 	pvVersion             uint32
 	mtrrs                 [28]uint64
 
-	debug *debugger       // nil: none
-	cuts  map[uint16]bool // offsets of its breakpoints, which the cached blocks respect; or nil
+	smm      bool // in System Management Mode
+	smmNMI   bool // nmiBlocked before
+	shutdown bool // the instruction was a shutdown
+	smbase   uint32
+	debug    *debugger       // nil: none
+	cuts     map[uint16]bool // offsets of its breakpoints, which the cached blocks respect; or nil
 
 	trail       [trailSize]trailEvent
 	trailLen    uint
@@ -182,7 +191,7 @@ func New(cfg Config) (*VM, error) {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
 	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log, warn: cfg.Warn,
-		bootTime: cfg.BootTime, topology: topology}
+		bootTime: cfg.BootTime, topology: topology, smm: cfg.SMM}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {
 		var b [16]byte
@@ -236,6 +245,7 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 	c := &CPU{s: s, vm: vm, id: id, bit: 1 << id, arena: arena, wake: make(chan struct{}, 1), maxOps: maxOps,
 		pages: map[uint64]*codePage{}, pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
 	s.Deadline = bus.Never
+	c.smbase = resetSMBASE
 	c.initTLBs()
 	c.resetRegisters()
 	c.waiting = id != 0
