@@ -70,7 +70,7 @@ func TestBootKilledOnKVM(t *testing.T) {
 		Timeout: 10 * time.Minute,
 		Script: `
 spawn() { gvmspawn -q --kvm=yes --vsock=no -D /tree --linux=/vmlinuz --ram=256M -M killed "$@" >/run.log 2>&1; }
-state() { echo "vms $(cat /sys/module/kvm_amd/refcnt) processes $(ps | grep -c '[g]vmspawn') files $(find /tmp /run /dev/shm /root -mindepth 1 | wc -l) mounts $(wc -l </proc/mounts) $(ls /proc/sys/fs/binfmt_misc 2>/dev/null)"; }
+state() { echo "vms $(cat /sys/module/kvm_amd/refcnt) processes $(ps | grep -c '[g]vmspawn') files $(find /tmp /run /dev/shm /root ! -type d | wc -l) of it $(find /tmp /run /dev/shm /root -name "*killed*" | wc -l) mounts $(wc -l </proc/mounts) $(ls /proc/sys/fs/binfmt_misc 2>/dev/null)"; }
 before=$(state)
 i=0
 while [ $i -lt 20 ]; do
@@ -88,6 +88,7 @@ echo "STATUS $?"
 cat /run.log
 echo "BEFORE $before"
 echo "AFTER $(state)"
+find /tmp /run /dev/shm /root -mindepth 1
 [ "$before" = "$(state)" ] && echo SAME`,
 	}.Run(t)
 	for _, want := range []string{"STATUS 0", "HELLO from 6", "SAME"} {
