@@ -53,17 +53,7 @@ func TestPromisedIdle(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a stock kernel and watches it being idle")
 	}
-	guesttest.KernelAsset(t, "kernel-trixie")
-	e := promising(t)
-	p, err := prepareCase(e, memoryCase)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := p.subjects[0].run(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%v", n)
+	n := idleNumbers(t, "kernel-trixie", memoryCase)
 	if n["own memory"] > 80 {
 		t.Errorf("%.0f MiB of own memory, at most 80 are promised", n["own memory"])
 	}
@@ -76,16 +66,11 @@ func TestPromisedIdle(t *testing.T) {
 	}
 }
 
-// TestPromisedIdleOnKVM: on genuine KVM an idle guest's VMM has at most 10 MiB of
-// memory beside the guest's and its program's file, and none of its threads but
-// the guest's own CPU wakes up.
-func TestPromisedIdleOnKVM(t *testing.T) {
-	if testing.Short() {
-		t.Skip("boots a stock kernel in the testbed and watches it being idle")
-	}
-	guesttest.KernelAsset(t, "kernel-bookworm")
-	e := promising(t)
-	p, err := prepareCase(e, kvmMemoryCase)
+// idleNumbers watches gvmspawn with an idle guest.
+func idleNumbers(t *testing.T, kernel string, c benchmark) numbers {
+	t.Helper()
+	guesttest.KernelAsset(t, kernel)
+	p, err := prepareCase(promising(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +79,17 @@ func TestPromisedIdleOnKVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%v", n)
+	return n
+}
+
+// TestPromisedIdleOnKVM: on genuine KVM an idle guest's VMM has at most 10 MiB of
+// memory beside the guest's and its program's file, and none of its threads but
+// the guest's own CPU wakes up.
+func TestPromisedIdleOnKVM(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a stock kernel in the testbed and watches it being idle")
+	}
+	n := idleNumbers(t, "kernel-bookworm", kvmMemoryCase)
 	if n["own private"] > 10 {
 		t.Errorf("%.1f MiB of own memory, at most 10 are promised", n["own private"])
 	}
