@@ -102,6 +102,9 @@ func (c *VCPU) loop() (vcpu.Exit, error) {
 		case KVM_EXIT_MMIO:
 			c.mmio()
 		case KVM_EXIT_IOAPIC_EOI:
+			if c.vm.split == nil {
+				return c.unknownExit(), nil
+			}
 			c.vm.split.chip.EOI(c.run.eoi().vector)
 		default:
 			return c.otherExit(), nil
