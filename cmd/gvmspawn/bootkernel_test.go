@@ -179,8 +179,11 @@ func TestBootKernelFormatsOnKVM(t *testing.T) {
 	}
 	var cases []bootCase
 	made := kernels(t, t.TempDir(), append(kernelFormats(), "lzo"))
-	for _, format := range kernelFormats() {
+	for i, format := range kernelFormats() {
 		for _, cpus := range []int{1, 4} {
+			if cpus > 1 && i > 2 { // how the payload was packed is nothing to the other CPUs
+				continue
+			}
 			cases = append(cases, bootCase{name: fmt.Sprintf("%s, %d CPUs", format, cpus), kernel: "kernel-trixie", path: made[format],
 				args: fmt.Sprintf("--cpus=%d do=poweroff quiet", cpus), want: fmt.Sprintf("HELLO from 6[.]12[.].* with %d CPU", cpus), after: "true"})
 		}
