@@ -78,6 +78,14 @@ const (
 // clock. Not: memory encryption and migration, which need a userspace for them.
 const pvFeatures = 1<<0 | 1<<1 | 1<<3 | 1<<4 | 1<<5 | 1<<6 | 1<<7 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14 | 1<<24
 
+// pvAsyncPF are asynchronous page faults: a guest in user mode that touches a page
+// which the host has to fetch is told so, runs something else, and tries again
+// when the page is there. KVM promises that of every mapping that is valid, also
+// behind the end of a file that has shrunk, where no page will ever come: the
+// guest would try for ever, and we would not hear of it. So a machine with
+// windows over files does without.
+const pvAsyncPF = 1<<4 | 1<<10 | 1<<14
+
 // pvEOI lets a guest end an interrupt without an exit; see hostEmulated.
 const pvEOI = 1 << 6
 
@@ -85,15 +93,14 @@ const pvEOI = 1 << 6
 const apicBusKHz = 1_000_000
 
 // supportedCPUID returns what the host's KVM can offer, without what we do not.
-func supportedCPUID(dev int, tscDeadline bool) ([]kvmCPUIDEntry2, error) {
+// windows says that the guest's memory has windows over files.
+func supportedCPUID(dev int, tscDeadline, windows bool) ([]kvmCPUIDEntry2, error) {
 	raw := &kvmCPUID2{nent: maxCPUIDEntries}
 	if _, err := ioctlPtr(dev, KVM_GET_SUPPORTED_CPUID, raw); err != nil {
 		return nil, fmt.Errorf("ask KVM for its CPU features (KVM_GET_SUPPORTED_CPUID): %w", err)
 	}
 	list := filterCPUID(raw.entries[:min(raw.nent, maxCPUIDEntries)], tscDeadline)
-	if e := cpuidList(list).find(leafKVMFeatures, 0); e != nil && hostEmulated() {
-		e.eax &^= pvEOI
-	}
+	cpuidList(list).dropPV(windows, hostEmulated())
 	return list, nil
 }
 
@@ -122,6 +129,21 @@ func filterCPUID(all []kvmCPUIDEntry2, tscDeadline bool) []kvmCPUIDEntry2 {
 	}
 	list.dropAMX()
 	return list
+}
+
+// dropPV takes the paravirtual features away that do not go with windows over
+// files, or with a host that is emulated.
+func (l cpuidList) dropPV(windows, emulated bool) {
+	e := l.find(leafKVMFeatures, 0)
+	if e == nil {
+		return
+	}
+	if windows {
+		e.eax &^= pvAsyncPF
+	}
+	if emulated {
+		e.eax &^= pvEOI
+	}
 }
 
 // cpuidList is a list of CPUID leaves.

@@ -153,6 +153,21 @@ func TestCPUIDThreads(t *testing.T) {
 	}
 }
 
+// TestCPUIDParavirtual: no asynchronous page faults over windows, no PV EOI in TCG.
+func TestCPUIDParavirtual(t *testing.T) {
+	const all = 0xffff_ffff
+	for _, c := range []struct {
+		windows, emulated bool
+		lost              uint32
+	}{{false, false, 0}, {true, false, 1<<4 | 1<<10 | 1<<14}, {false, true, 1 << 6}, {true, true, 1<<4 | 1<<6 | 1<<10 | 1<<14}} {
+		l := cpuidList{{function: leafKVMFeatures, eax: all}}
+		if l.dropPV(c.windows, c.emulated); l[0].eax != all&^c.lost {
+			t.Errorf("%+v: %#x", c, l[0].eax)
+		}
+	}
+	cpuidList{}.dropPV(true, true)
+}
+
 // TestCPUIDOldCPU: a host CPU without most of the leaves.
 func TestCPUIDOldCPU(t *testing.T) {
 	l := cpuidList(filterCPUID([]kvmCPUIDEntry2{{function: 0, eax: 2}, {function: 1}}, false)).forCPU(newTopology(vcpu.Topology{CPUs: 2}, 1), 0)

@@ -189,7 +189,7 @@ func (vm *VM) create(dev, cpus int) error {
 	gsis, _ := ioctl(dev, KVM_CHECK_EXTENSION, KVM_CAP_IRQ_ROUTING)
 	vm.maxGSI = uint32(max(gsis, layout.GSIPins))
 	deadline, _ := ioctl(dev, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER)
-	if vm.cpuid, err = supportedCPUID(dev, deadline != 0); err != nil {
+	if vm.cpuid, err = supportedCPUID(dev, deadline != 0, vm.hasWindow()); err != nil {
 		return err
 	}
 	if e := cpuidList(vm.cpuid).find(leafAddressSize, 0); e != nil && vm.physBits != 0 {
@@ -200,6 +200,11 @@ func (vm *VM) create(dev, cpus int) error {
 		return createError(err)
 	}
 	return nil
+}
+
+// hasWindow reports whether guest memory has windows over files.
+func (vm *VM) hasWindow() bool {
+	return slices.ContainsFunc(vm.mem.Regions(), func(r *mem.Region) bool { return r.Kind == mem.Window })
 }
 
 // addMemory makes a slot of every region.
