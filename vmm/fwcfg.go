@@ -180,7 +180,7 @@ func (m *Machine) giveKernel(d *fwcfg.Device) error {
 		d.AddInt(fwcfg.CommandSize, 4, uint64(len(b.CommandLine)+1))
 		d.Add(fwcfg.CommandLine, append([]byte(b.CommandLine), 0))
 	}
-	return m.giveInitrds(d)
+	return m.giveInitrds(d, f, st.Size())
 }
 
 // setupSize is the size of a bzImage's real-mode part, which firmware wants by
@@ -197,13 +197,23 @@ func setupSize(f io.ReaderAt, size int64) int64 {
 	return min((sectors+1)*512, size)
 }
 
-// giveInitrds joins the initrds.
-func (m *Machine) giveInitrds(d *fwcfg.Device) error {
+// giveInitrds joins the initrds, or makes the one that a modular kernel needs.
+func (m *Machine) giveInitrds(d *fwcfg.Device, kernel io.ReaderAt, size int64) error {
 	initrds, closeInitrds, err := openInitrds(m.cfg.Boot.Initrds)
 	if err != nil {
 		return err
 	}
 	m.onClose(func() error { closeInitrds(); return nil })
+	if m.cfg.Boot.Root != nil && len(initrds) == 0 {
+		img, err := linux.New(m.cfg.Boot.Kernel, kernel, size)
+		if err != nil {
+			return err
+		}
+		// What is built in, modules.builtin says: the kernel stays packed here.
+		if initrds, err = m.synthesise(img)(linux.Kernel{}); err != nil {
+			return err
+		}
+	}
 	if len(initrds) == 0 {
 		return nil
 	}

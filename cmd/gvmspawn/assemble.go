@@ -132,6 +132,7 @@ func (p *plan) assemble(log *slog.Logger) error {
 		p.cfg.Credentials = append(p.cfg.Credentials, vmm.Credential(c))
 	}
 	if p.byStub() {
+		p.cfg.Boot.Root = nil // what is started brings its own initrd
 		p.cfg.OEMStrings = append(p.cfg.OEMStrings, stubStrings(line)...)
 	} else {
 		p.cfg.Boot.CommandLine = line
