@@ -7,7 +7,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/getopt"
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
 // TestManual: man/gvmspawn.1 is what the table makes; "make man" renews it.
@@ -124,27 +128,100 @@ func TestHelpWidth(t *testing.T) {
 	}
 }
 
-// TestOptionsTable: OPTIONS.md has every option, and only those.
-func TestOptionsTable(t *testing.T) {
+// tableRow is an option's row of OPTIONS.md.
+type tableRow struct{ in257, in262, ours string }
+
+// optionsTable reads OPTIONS.md. A cell may have "(`--x=` ✓)" for one of
+// several options of a row.
+func optionsTable(t *testing.T) map[string]tableRow {
+	t.Helper()
 	b, err := os.ReadFile("../../OPTIONS.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listed := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| (`--[^|]*)\\|").FindAllStringSubmatch(string(b), -1) {
+	rows := map[string]tableRow{}
+	for _, m := range regexp.MustCompile("(?m)^\\| (`--[^|]*)\\|([^|]*)\\|([^|]*)\\|([^|]*)\\|$").FindAllStringSubmatch(string(b), -1) {
 		for _, o := range regexp.MustCompile("`--([a-z0-9-]+)=?`").FindAllStringSubmatch(m[1], -1) {
-			listed[o[1]] = true
-		}
-	}
-	for _, g := range newSettings().table() {
-		for _, o := range g.Options {
-			if !o.Hidden && !listed[o.Long] {
-				t.Errorf("--%s is missing", o.Long)
+			cell := func(i int) string {
+				if own := regexp.MustCompile("\\(`--" + o[1] + "=?` ([^)]*)\\)").FindStringSubmatch(m[i]); own != nil {
+					return own[1]
+				}
+				return strings.TrimSpace(regexp.MustCompile("\\([^)]*\\)").ReplaceAllString(m[i], ""))
 			}
-			delete(listed, o.Long)
+			rows[o[1]] = tableRow{cell(2), cell(3), cell(4)}
 		}
 	}
-	for o := range listed {
+	return rows
+}
+
+// TestOptionsTable: OPTIONS.md has every option, and only those; what it says
+// is ours alone, refused and accepted is so.
+func TestOptionsTable(t *testing.T) {
+	rows := optionsTable(t)
+	refused := func(o *getopt.Option, value string) bool {
+		err := o.Set(value)
+		return err != nil && strings.Contains(err.Error(), "not supported")
+	}
+	table := newSettings().table()
+	for g := range table {
+		for i := range table[g].Options {
+			o := &table[g].Options[i]
+			row, listed := rows[o.Long]
+			delete(rows, o.Long)
+			if o.Hidden {
+				continue
+			}
+			if !listed || row.ours == "" {
+				t.Errorf("--%s is missing", o.Long)
+				continue
+			}
+			if ours := row.in257 == "–" && row.in262 == "–"; ours != o.Own {
+				t.Errorf("--%s is ours alone: %t in OPTIONS.md, %t in the table", o.Long, ours, o.Own)
+			}
+			if row.ours == "✗" && !refused(o, "x") && !refused(o, o.Values[len(o.Values)-1]) {
+				t.Errorf("--%s is not refused", o.Long)
+			}
+			for _, v := range o.Values {
+				if marked := row.ours == "✗" || strings.Contains(row.ours, v+" ✗"); refused(o, v) && !marked {
+					t.Errorf("--%s=%s is refused, which OPTIONS.md does not say", o.Long, v)
+				}
+			}
+			for _, m := range regexp.MustCompile(`(\w+) ✗`).FindAllStringSubmatch(row.ours, -1) {
+				if !refused(o, m[1]) {
+					t.Errorf("--%s=%s is not refused", o.Long, m[1])
+				}
+			}
+		}
+	}
+	for o := range rows {
 		t.Errorf("--%s does not exist", o)
+	}
+}
+
+// TestLongOptionsOf262: the column of systemd-vmspawn 262 against the program.
+func TestLongOptionsOf262(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" || os.Geteuid() != 0 {
+		t.Skip("needs root and a tree with systemd-vmspawn: set GVMSPAWN_LONG=1")
+	}
+	c := exec.Command("systemd-vmspawn", "--help", "--no-pager")
+	c.SysProcAttr = &syscall.SysProcAttr{Chroot: guesttest.Asset(t, "host-vmspawn")}
+	c.Path = "/usr/bin/systemd-vmspawn"
+	c.Err = nil // it is looked up in the tree
+	help, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v %s", err, help)
+	}
+	theirs := map[string]bool{}
+	for _, o := range regexp.MustCompile(`--([a-z0-9-]+)`).FindAllStringSubmatch(string(help), -1) {
+		theirs[o[1]] = true
+	}
+	for name, row := range optionsTable(t) {
+		if has := row.in262 != "–"; has != theirs[name] {
+			t.Errorf("--%s: %t in OPTIONS.md, %t in systemd-vmspawn", name, has, theirs[name])
+		}
+		delete(theirs, name)
+	}
+	for name := range theirs {
+		t.Errorf("--%s is not in OPTIONS.md", name)
 	}
 }

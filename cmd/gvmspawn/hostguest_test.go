@@ -19,11 +19,11 @@ ip link set lo up
 check "ready service" systemd-run -q --unit=deb --service-type=notify -p TimeoutStartSec=600 -p WorkingDirectory=/g --setenv=HOME=/root \
 	$vm -M deb --register=yes --bind-user=bob --bind-user-shell=yes --forward-journal=/g/journal --forward-journal-max-use=64M quiet
 check "guest's STATUS=" soon bash -c 'systemctl show deb -p StatusText | grep "VM running"'
-in() { ./gvmspawn ssh deb "$@"; }
-check running has "running" "$(in systemctl is-system-running --wait)"
-check "bind-user's name" has "^60514 /run/vmhost/home/bob /bin/bash" "$(in 'getent passwd bob | { IFS=: read n p u g c h s; echo $u $h $s; }')"
-check "bind-user's files" has "^hello bob bob" "$(in 'echo $(cat /run/vmhost/home/bob/file) $(stat -c "%U %G" /run/vmhost/home/bob/file)')"
-in 'runuser -u bob -- touch /run/vmhost/home/bob/new'
+inside() { ./gvmspawn ssh deb "$@"; }
+check running has "running" "$(inside systemctl is-system-running --wait)"
+check "bind-user's name" has "^60514 /run/vmhost/home/bob /bin/bash" "$(inside 'getent passwd bob | { IFS=: read n p u g c h s; echo $u $h $s; }')"
+check "bind-user's files" has "^hello bob bob" "$(inside 'echo $(cat /run/vmhost/home/bob/file) $(stat -c "%U %G" /run/vmhost/home/bob/file)')"
+inside 'runuser -u bob -- touch /run/vmhost/home/bob/new'
 check "bind-user writes" has "^bob bob" "$(stat -c '%U %G' /home/bob/new)"
 key=$(./gvmspawn status deb | sed -n 's/ *ssh key: //p')
 check "key of root only" has "^600 root" "$(stat -c '%a %U' $key)"
@@ -31,7 +31,7 @@ check "ssh machine/NAME" has "over machine" "$(ssh -i $key root@machine/deb echo
 check "ssh vsock-mux by systemd-ssh-proxy" has "over mux" "$(ssh -F none -o ProxyCommand='/usr/lib/systemd/systemd-ssh-proxy %h %p' -o ProxyUseFdpass=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
 	-i $key root@vsock-mux/run/systemd/vmspawn/deb/vsock echo over mux 2>&1)"
 check "ssh gvmspawn/NAME" has "over connect" "$(ssh -i $key root@gvmspawn/deb echo over connect 2>&1)"
-in systemctl exit 42
+inside systemctl exit 42
 check "end" soon bash -c 'systemctl show deb -p ActiveState | grep -E "failed|inactive"'
 check "status 42" has "Result=exit-code
 ExecMainStatus=42" "$(systemctl show deb -p Result,ExecMainStatus)"
