@@ -3,7 +3,8 @@
 # and under systemd-vmspawn (QEMU's TCG and virtiofsd), one after the other in
 # one container with the newest systemd, and prints the seconds from the start
 # of the program until the guest has reached multi-user.target, and until the
-# program has ended after the guest's power-off.
+# program has ended after the guest's power-off, and the processor time of all
+# its processes, which a busy machine disturbs least.
 #
 #   bash bench/vmspawn.sh [RUNS]      as root; needs systemd-nspawn
 set -euo pipefail
@@ -22,12 +23,19 @@ since() { # TIME: the seconds since then
 	local us=$((${EPOCHREALTIME/./} - ${1/./}))
 	printf '%d.%02d' $((us / 1000000)) $((us / 10000 % 100))
 }
+cpu() { # hundredths of a second of all processes that have ended and been waited for
+	local stat
+	read -r stat </proc/$$/stat
+	set -- ${stat##*) }
+	echo $((${14} + ${15}))
+}
 done='[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=sh -c "echo REACHED-MULTI-USER >/dev/console; systemctl poweroff"\n'
 one() { # NAME PROGRAM...
-	local name=$1 start ready=- line
+	local name=$1 start ready=- line before
 	shift
 	rm -rf /g/tree
 	cp -a --reflink=auto /tree /g/tree
+	before=$(cpu)
 	start=$EPOCHREALTIME
 	# A terminal, because systemd-vmspawn prints nothing into a pipe.
 	while IFS= read -r line; do
@@ -36,7 +44,10 @@ one() { # NAME PROGRAM...
 	done < <(timeout 900 script -qefc "$* -D /g/tree --linux=/g/vmlinuz --ram=1G --cpus=2 --register=no --tpm=no --vsock=no --kvm=no \
 		--pass-ssh-key=no --console=read-only --set-credential='systemd.extra-unit.done.service:$done' \
 		--set-credential='systemd.unit-dropin.multi-user.target:[Unit]\nWants=done.service\n'" /dev/null </dev/null 2>&1)
-	echo "$name: multi-user $ready s, power-off $(since "$start") s"
+	line=$(since "$start")
+	wait $!
+	before=$(($(cpu) - before))
+	printf '%s: multi-user %s s, power-off %s s, CPU time %d.%02d s\n' "$name" "$ready" "$line" $((before / 100)) $((before % 100))
 }
 for ((i = 0; i < RUNS; i++)); do
 	one gvmspawn /g/gvmspawn
