@@ -358,12 +358,11 @@ func (p *plan) addNetwork() error {
 		nic.Ports = append(nic.Ports, vmm.Port{UDP: f.UDP, Host: f.Host.Addr(), From: f.Host.Port(), Guest: f.Port})
 	}
 	if s.networkTAP {
-		taps, err := openTAPs(identity.TapName(p.name), s.cpus.CPUs)
+		taps, err := p.taps()
 		if err != nil {
 			return err
 		}
 		nic.TAP, nic.Queues = taps[0], taps[1:]
-		p.files = append(p.files, taps...)
 	}
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil

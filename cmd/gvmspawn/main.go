@@ -11,6 +11,7 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/firmware"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/nsresource"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/terminal"
 )
 
@@ -29,7 +30,7 @@ type command struct {
 // run is the program. It returns the exit status: the guest's if it sent one,
 // 1 after an error of ours or a crash of the guest, else 0.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if terminal.RunGuard() {
+	if terminal.RunGuard() || nsresource.RunHolder() {
 		return 0
 	}
 	c := &command{"gvmspawn", stdin, stdout, stderr}

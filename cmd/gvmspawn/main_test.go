@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/nsresource"
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
 // TestMain makes the test binary the program itself when it is asked to be.
 func TestMain(m *testing.M) {
-	if os.Getenv("GVMSPAWN_TEST_MAIN") != "" || os.Args[0] == "gvmspawn-terminal-guard" {
+	if os.Getenv("GVMSPAWN_TEST_MAIN") != "" || os.Args[0] == "gvmspawn-terminal-guard" || nsresource.IsHolder() {
 		main()
 	}
 	code := m.Run()

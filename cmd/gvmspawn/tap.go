@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,11 +9,33 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/identity"
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/nsresource"
 	"github.com/gvmspawn/gvmspawn/vmm"
 )
 
 // maxTAPQueues bounds the queues of a TAP device; more help no guest.
 const maxTAPQueues = 8
+
+// errPrivileges is a TAP device that we may not make ourselves.
+var errPrivileges = errors.New("making a TAP device needs root privileges")
+
+// taps are the queues of the machine's TAP device. Without privileges
+// systemd-nsresourced makes it, under a name of its own.
+func (p *plan) taps() ([]*os.File, error) {
+	taps, err := openTAPs(identity.TapName(p.name), p.s.cpus.CPUs)
+	if errors.Is(err, errPrivileges) {
+		t, nerr := nsresource.Open(context.Background(), nsresource.Socket)
+		if nerr != nil {
+			return nil, fmt.Errorf("option --network-tap: %w, and %w; use --network-user-mode instead", err, nerr)
+		}
+		p.cfg.Log.Debug("systemd-nsresourced made the TAP device", "interface", t.Name)
+		p.files = append(p.files, t.Namespace)
+		taps, err = []*os.File{t.File}, nil
+	}
+	p.files = append(p.files, taps...)
+	return taps, err
+}
 
 // openTAPs makes the machine's TAP device, or takes it over if the administrator made
 // it before, with a queue for each CPU. One that was made for a single queue has one.
@@ -49,9 +72,8 @@ func closeAll(files []*os.File) {
 // openTAP opens one queue of a TAP device.
 func openTAP(name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	privileges := errors.New("option --network-tap needs root privileges, use --network-user-mode instead")
 	if errors.Is(err, unix.EACCES) {
-		return nil, privileges
+		return nil, errPrivileges
 	}
 	if err != nil {
 		return nil, fmt.Errorf("option --network-tap: /dev/net/tun cannot be opened: %w", err)
@@ -64,7 +86,7 @@ func openTAP(name string, flags uint16) (*os.File, error) {
 	if err != nil {
 		unix.Close(fd)
 		if errors.Is(err, unix.EPERM) {
-			return nil, privileges
+			return nil, errPrivileges
 		}
 		return nil, fmt.Errorf("option --network-tap: cannot make the interface %s: %w", name, err)
 	}
