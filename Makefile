@@ -9,7 +9,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Debian packages of the demo and of the tests, and how to see that each is there.
 DEMO_PACKAGES := mmdebstrap kmod
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-x86 qemu-utils e2fsprogs acpica-tools dmidecode cpio xz-utils zstd lz4 lzop bzip2 \
-	busybox-static gcc libc6-dev linux-libc-dev git iproute2 openssh-client fdisk dbus groff-base swtpm swtpm-tools gdb
+	busybox-static mtools gcc libc6-dev linux-libc-dev git iproute2 openssh-client fdisk dbus groff-base swtpm swtpm-tools gdb
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test test-long check unit race fuzz boot setup-demo setup-test clean help

@@ -29,6 +29,9 @@ func (m *Machine) addChips() error {
 	events := power.NewEvents(m.vm.NewLine(layout.GSIGED))
 	m.button = func() { events.Raise(power.PowerButton) }
 	keyboard := i8042.New(reset)
+	if m.cfg.Firmware != nil {
+		keyboard.PlugKeyboard()
+	}
 	rtc := cmos.New(cmos.Config{
 		Line: m.vm.NewLine(layout.GSIRTC), Clock: m.clock(), Now: m.now(),
 		RAMBelow4G: m.cfg.lowRAM(), RAMAbove4G: m.cfg.RAM - m.cfg.lowRAM(), CPUs: m.cfg.CPUs,

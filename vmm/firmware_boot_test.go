@@ -87,14 +87,21 @@ func (d *dialogue) unanswered() string {
 }
 
 // converse boots a machine, over its reboots, on its serial console, until it
-// ends, and fails the test if not all steps were reached.
-func converse(t testing.TB, cfg Config, limit time.Duration, steps ...step) End {
+// ends or ctx does, and fails the test if not all steps were reached.
+func converse(ctx context.Context, t testing.TB, cfg Config, limit time.Duration, steps ...step) End {
+	t.Helper()
+	var m *Machine
+	return converseWith(ctx, t, &m, cfg, limit, steps...)
+}
+
+// converseWith is converse for steps that use the machine.
+func converseWith(ctx context.Context, t testing.TB, running **Machine, cfg Config, limit time.Duration, steps ...step) End {
 	t.Helper()
 	r, w := io.Pipe()
 	defer w.Close()
 	d := &dialogue{steps: steps, keys: w}
 	cfg.Console = Console{Transport: ConsoleSerial, Out: d, In: NewInput(r)}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	end := EndReboot
 	for n := 0; end == EndReboot && n < 5; n++ {
@@ -102,6 +109,7 @@ func converse(t testing.TB, cfg Config, limit time.Duration, steps ...step) End 
 		if err != nil {
 			t.Fatal(err)
 		}
+		*running = m
 		end, err = m.Run(ctx)
 		if cerr := m.Close(); err != nil || cerr != nil {
 			t.Fatalf("%v, %v\n%s", err, cerr, d.tail())
@@ -127,7 +135,7 @@ func bootShell(t *testing.T, cpus int, ram uint64, limit time.Duration) {
 		Name: "shell", CPUs: cpus, RAM: ram, Accel: AccelSoft,
 		Firmware: &Firmware{Code: code, Vars: vars},
 	}
-	end := converse(t, cfg, limit,
+	end := converse(context.Background(), t, cfg, limit,
 		skipStartup,
 		step{text: prompt, answer: "setvar Kept -guid 67766d73-7061-776e-8000-000000000001 -bs -rt -nv =0x47564d\r"},
 		step{text: prompt, answer: "reset\r"},

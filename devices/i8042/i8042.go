@@ -1,10 +1,12 @@
-// Package i8042 is the PC's keyboard controller with nothing plugged in
-// (Intel 8042 with the command set of the IBM PS/2 Technical Reference).
+// Package i8042 is the PC's keyboard controller with nothing plugged in, or
+// with a keyboard on which nobody types (Intel 8042 with the command set of the
+// IBM PS/2 Technical Reference).
 //
 // It is here because its output port resets the machine, which is how much
 // software does it. The rest answers just enough that a driver finds a working
 // controller without devices at once, instead of waiting for time-outs. There
-// is no interrupt.
+// is no interrupt. The keyboard is for firmware, which waits two seconds for one
+// that does not answer.
 package i8042
 
 import (
@@ -61,6 +63,10 @@ type Controller struct {
 	out     uint8 // the byte at port 0x60
 	status  status
 	pending uint8 // the command whose parameter comes next, or 0
+
+	keyboard bool
+	waiting  [2]uint8 // what the keyboard says after the byte at port 0x60
+	left     int      // how much of waiting, from its end, is left
 }
 
 // New returns the chip after reset. reset is called, on the CPU's thread and
@@ -71,12 +77,17 @@ func New(reset func()) *Controller {
 	return c
 }
 
+// PlugKeyboard gives the controller a keyboard. It is called before the machine
+// runs.
+func (c *Controller) PlugKeyboard() { c.keyboard = true }
+
 // Reset puts the chip into its state after power-on.
 func (c *Controller) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.config, c.out, c.pending = configNoKbd|configNoAux, 0, 0
 	c.status = statusUnlock
+	c.left = 0
 }
 
 // Data is port 0x60, one byte.
@@ -92,7 +103,12 @@ func (d *data) Read(uint64, int) uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.status &^= statusOBF | statusTimeout
-	return uint64(d.out)
+	v := d.out
+	if d.left > 0 {
+		(*Controller)(d).answer(d.waiting[len(d.waiting)-d.left])
+		d.left--
+	}
+	return uint64(v)
 }
 
 // Write gives a command's parameter, or a byte for the keyboard.
@@ -132,7 +148,7 @@ func (c *Controller) command(v uint8) bool {
 	defer c.mu.Unlock()
 	c.status |= statusCommand
 	c.status &^= statusOBF | statusTimeout
-	c.pending = 0
+	c.pending, c.left = 0, 0
 	switch v {
 	case cmdReadConfig:
 		c.answer(c.config)
@@ -146,7 +162,13 @@ func (c *Controller) command(v uint8) bool {
 		c.config |= configNoKbd
 	case cmdEnableKbd:
 		c.config &^= configNoKbd
-	case cmdTestAux, cmdTestKeyboard:
+	case cmdTestKeyboard:
+		if c.keyboard {
+			c.answer(0)
+			break
+		}
+		c.answer(testNoDevice)
+	case cmdTestAux:
 		c.answer(testNoDevice)
 	case cmdSelfTest:
 		c.status |= statusSYS
@@ -174,9 +196,35 @@ func (c *Controller) parameter(v uint8) bool {
 	case cmdWriteOutput + 1: // as if from the keyboard
 		c.answer(v)
 	default:
+		if c.keyboard {
+			c.toKeyboard(v)
+			break
+		}
 		// For a device that is not there.
 		c.answer(resend)
 		c.status |= statusTimeout
 	}
 	return false
+}
+
+// What a keyboard is asked, and says (IBM PS/2 Technical Reference, keyboards).
+const (
+	keyboardIdentify = 0xf2
+	keyboardReset    = 0xff
+	keyboardACK      = 0xfa
+	keyboardTested   = 0xaa
+	keyboardID       = 0xab // then 0x83: MF2
+	keyboardID2      = 0x83
+)
+
+// toKeyboard sends the keyboard a byte, which it acknowledges whatever it is.
+func (c *Controller) toKeyboard(v uint8) {
+	c.left = 0
+	switch v {
+	case keyboardReset:
+		c.waiting, c.left = [2]uint8{0, keyboardTested}, 1
+	case keyboardIdentify:
+		c.waiting, c.left = [2]uint8{keyboardID, keyboardID2}, 2
+	}
+	c.answer(keyboardACK)
 }

@@ -80,3 +80,30 @@ func FuzzAccess(f *testing.F) {
 		}
 	})
 }
+
+// A keyboard acknowledges everything, and says who it is.
+func TestKeyboard(t *testing.T) {
+	c := New(func() {})
+	c.PlugKeyboard()
+	for _, row := range []struct {
+		send uint64
+		want []uint64
+	}{{0xf4, []uint64{0xfa}}, {0xff, []uint64{0xfa, 0xaa}}, {0xf2, []uint64{0xfa, 0xab, 0x83}}, {0, []uint64{0xfa}}} {
+		c.Data().Write(0, 1, row.send)
+		for _, want := range row.want {
+			if st := c.Command().Read(0, 1); st&uint64(statusOBF|statusTimeout) != uint64(statusOBF) {
+				t.Errorf("%#x: status %#x", row.send, st)
+			}
+			if got := c.Data().Read(0, 1); got != want {
+				t.Errorf("%#x: %#x, want %#x", row.send, got, want)
+			}
+		}
+		if c.Command().Read(0, 1)&uint64(statusOBF) != 0 {
+			t.Errorf("%#x: there is more", row.send)
+		}
+	}
+	c.Command().Write(0, 1, cmdTestKeyboard)
+	if got := c.Data().Read(0, 1); got != 0 {
+		t.Errorf("interface test %#x", got)
+	}
+}

@@ -10,6 +10,7 @@
 #   kernel-krun                                     libkrunfw5, unpacked: a kernel without PCI, inside a library
 #   busybox                                         a static busybox
 #   ovmf                                            OVMF firmware, unpacked
+#   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
 #   tree-trixie-tpm                                 the same with what uses a TPM (needs root)
 #   host-vmspawn                                    a host with machined and all, and systemd-vmspawn with
@@ -158,6 +159,7 @@ for name; do
 	kernel-krun) make "$name" unpack sid libkrunfw5 ;;
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
+	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
 	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd,systemd-userdbd ;;

@@ -89,9 +89,18 @@ func (c *CPU) modeKey() uint8 {
 		k |= 0x80
 	}
 	if c.mode == decode.Mode32 && c.flat32() {
-		k |= 0x40
+		k |= modeFlat32
 	}
 	return k
+}
+
+// modeFlat32 is the bit of a block's key for 32-bit code whose segments are flat.
+const modeFlat32 = 0x40
+
+// linkable reports whether what runs behind b, without a lookup, is sure to run
+// in b's mode: whatever changes the mode or a segment ends a block by stExit.
+func (b *block) linkable() bool {
+	return b.key.mode&modeFlat32 != 0 || decode.Mode(b.key.mode&^0x80) == decode.Mode64
 }
 
 // lookup finds or makes the block at State.RIP. nil means that c.exc is pending.

@@ -109,7 +109,7 @@ func (c *CPU) chain(b *block) int {
 			if n == nil {
 				return stFault
 			}
-			if c.mode == decode.Mode64 {
+			if b.linkable() && n.key.mode == b.key.mode {
 				inPage := n.gpa>>12 == b.gpa>>12 && n.host2 == 0 && b.host2 == 0 && (s.R[regBlock]^s.RIP)>>12 == 0
 				*l = link{n, s.RIP, c.localGen, c.globalGen, inPage}
 			}

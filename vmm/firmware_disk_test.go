@@ -1,0 +1,273 @@
+package vmm
+
+import (
+	"bytes"
+	"context"
+	"debug/pe"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/boot/initrd"
+	"github.com/gvmspawn/gvmspawn/boot/linux"
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
+)
+
+// command runs a program that makes a part of a disk image.
+func command(t testing.TB, input string, name string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(guesttest.Tool(t, name), args...)
+	cmd.Stdin = strings.NewReader(input)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// buildInitrd makes an initrd that mounts a block device as the root, with
+// the modules of the kernel's package.
+func buildInitrd(t testing.TB, k guesttest.Kernel, device, cmdline string) string {
+	t.Helper()
+	img, err := linux.Open(k.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	root := initrd.Root{Source: device, Device: true, Types: []string{"ext4"}}
+	image, err := initrd.Build(initrd.Config{
+		Release: img.Release(), Kernel: k.Path, Places: []initrd.Place{{Root: k.Dir}},
+		Modules: initrd.Wanted(root, "efivarfs"), Root: root, CommandLine: cmdline,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, image.Size())
+	if _, err := image.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "initrd")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// buildUKI makes a unified kernel image of systemd's stub: UAPI.5. The sections
+// lie one behind the other from 2 MiB above the stub's base on.
+func buildUKI(t testing.TB, kernel, initrd, cmdline string) string {
+	t.Helper()
+	stub := filepath.Join(guesttest.Asset(t, "systemd-boot"), "usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+	dir := t.TempDir()
+	text := filepath.Join(dir, "cmdline")
+	if err := os.WriteFile(text, []byte(cmdline), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uki := filepath.Join(dir, "uki.efi")
+	f, err := pe.Open(stub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	at := int64(f.OptionalHeader.(*pe.OptionalHeader64).ImageBase) + 2<<20
+	var args []string
+	for _, s := range []struct{ name, file string }{{".cmdline", text}, {".linux", kernel}, {".initrd", initrd}} {
+		st, err := os.Stat(s.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--add-section", s.name+"="+s.file, "--change-section-vma", fmt.Sprintf("%s=%#x", s.name, at),
+			"--set-section-flags", s.name+"=data,readonly")
+		at += (st.Size() + 1<<16) &^ (1<<16 - 1)
+	}
+	command(t, "", "objcopy", append(args, stub, uki)...)
+	return uki
+}
+
+// buildDisk makes a GPT image: an EFI system partition with the program that
+// firmware starts, and an ext4 root with a tree, of rootMiB MiB.
+func buildDisk(t testing.TB, program, tree string, rootMiB int64) string {
+	t.Helper()
+	dir := t.TempDir()
+	disk, esp, root := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "esp"), filepath.Join(dir, "root")
+	const espMiB = 96
+	for path, size := range map[string]int64{disk: espMiB + rootMiB + 2, esp: espMiB, root: rootMiB} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, size<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command(t, fmt.Sprintf("label: gpt\nstart=1MiB, size=%dMiB, type=U\nsize=%dMiB, type=L\n", espMiB, rootMiB), "sfdisk", "-q", disk)
+	command(t, "", "mformat", "-i", esp, "-F", "::")
+	command(t, "", "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT")
+	command(t, "", "mcopy", "-i", esp, program, "::/EFI/BOOT/BOOTX64.EFI")
+	command(t, "", "mke2fs", "-q", "-t", "ext4", "-d", tree, root)
+	for file, at := range map[string]int64{esp: 1, root: 1 + espMiB} {
+		command(t, "", "dd", "if="+file, "of="+disk, "bs=1M", fmt.Sprintf("seek=%d", at), "conv=notrunc,sparse", "status=none")
+	}
+	return disk
+}
+
+// firmwareInit is the init of a small guest: it says what firmware told, and
+// powers off or waits for orders.
+const firmwareInit = `exec >/dev/console 2>&1 </dev/console
+echo "CMDLINE $(cat /proc/cmdline)"
+echo "EFI $(ls -d /sys/firmware/efi) $(cat /sys/firmware/efi/fw_platform_size)"
+echo "CPUS $(grep -c ^processor /proc/cpuinfo)"
+echo "ACPI $(ls /sys/firmware/acpi/tables | tr '\n' ' ')"
+echo "DMI $(tr '\0' '\n' < /sys/firmware/dmi/entries/11-0/raw | grep -a io.systemd | tr -d '\001-\037')"
+echo "PRODUCT $(cat /sys/class/dmi/id/product_name)"
+dmesg | grep -iE "acpi.*(error|warn)|firmware bug" 
+mount -t efivarfs none /sys/firmware/efi/efivars && echo "VARS $(ls /sys/firmware/efi/efivars | grep -c .)"
+V=/sys/firmware/efi/efivars/GvmTest-67766d73-7061-776e-8000-000000000001
+if [ -e $V ]; then echo "VARIABLE $(tail -c +5 $V)"; else printf '\007\000\000\000value%s' "$(cat /proc/sys/kernel/random/uuid)" > $V && echo "VARIABLE SET"; fi
+echo READY
+while read -r line; do case $line in
+off) poweroff -f;;
+reboot) reboot -f;;
+*) eval "$line"; echo DONE;;
+esac; done
+`
+
+// efiDisk is a disk with a UKI of Debian's kernel and a busybox root.
+func efiDisk(t testing.TB, kernel string) string {
+	k := guesttest.KernelAsset(t, kernel)
+	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 quiet"
+	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
+	tree := guesttest.BusyboxTree(t, firmwareInit)
+	return buildDisk(t, uki, tree, 64)
+}
+
+// TestBootFirmwareDisk: OVMF on the software CPU boots a disk image by its EFI
+// system partition; ACPI, SMBIOS and EFI variables arrive; the variable survives
+// a reboot and a machine that is killed.
+func TestBootFirmwareDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a machine on the software CPU")
+	}
+	firmwareDisk(t, AccelSoft, 2, 5*time.Minute)
+}
+
+func firmwareDisk(t *testing.T, accel Accel, cpus int, limit time.Duration) {
+	code, vars := ovmf(t)
+	cfg := Config{
+		Name: "disk", CPUs: cpus, RAM: 512 << 20, Accel: accel, OEMStrings: []string{"io.systemd.credential:greeting=hello"},
+		Firmware: &Firmware{Code: code, Vars: vars},
+		Disks:    []Disk{{Path: efiDisk(t, "kernel-trixie"), Format: FormatRaw}},
+	}
+	ctx, kill := context.WithCancel(context.Background())
+	defer kill()
+	end := converse(ctx, t, cfg, limit,
+		step{text: "CMDLINE root=/dev/vda2"},
+		step{text: "EFI /sys/firmware/efi 64"},
+		step{text: fmt.Sprintf("CPUS %d", cpus)},
+		step{text: "FACP"},
+		step{text: "io.systemd.credential:greeting=hello"},
+		step{text: "VARIABLE SET"},
+		step{text: "READY", answer: "reboot\n"},
+		step{text: "VARIABLE value"},
+		step{text: "READY", do: kill},
+	)
+	if end != EndKilled {
+		t.Fatalf("end %d instead of a kill", end)
+	}
+	end = converse(context.Background(), t, cfg, limit, step{text: "VARIABLE value"}, step{text: "READY", answer: "off\n"})
+	if end != EndPowerOff {
+		t.Errorf("end %d instead of a power-off", end)
+	}
+}
+
+// TestLongFirmwareKernel: kernel, initrd and command line handed over by fw_cfg,
+// as a bzImage and as a UKI.
+func TestLongFirmwareKernel(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1")
+	}
+	k := guesttest.KernelAsset(t, "kernel-bookworm")
+	disk := efiDisk(t, "kernel-bookworm")
+	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 mark=fwcfg"
+	ramdisk := buildInitrd(t, k, "/dev/vda2", cmdline)
+	for name, boot := range map[string]Boot{
+		"bzImage": {Kernel: k.Path, Initrds: []string{ramdisk}, CommandLine: cmdline},
+		"UKI":     {Kernel: buildUKI(t, k.Path, ramdisk, cmdline+" mark=UKI")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, vars := ovmf(t)
+			mark := "mark=fwcfg"
+			if name == "UKI" {
+				mark = "mark=UKI"
+			}
+			end := converse(context.Background(), t, Config{
+				Name: "kernel", CPUs: 1, RAM: 1 << 30, Accel: AccelSoft, Boot: boot, Firmware: &Firmware{Code: code, Vars: vars},
+				Disks: []Disk{{Path: disk, Format: FormatRaw}},
+			}, 5*time.Minute, step{text: mark}, step{text: "EFI /sys/firmware/efi 64"}, step{text: "READY", answer: "off\n"})
+			if end != EndPowerOff {
+				t.Errorf("end %d instead of a power-off", end)
+			}
+		})
+	}
+}
+
+// TestLongFirmwareDebian: an image of Debian boots through firmware to its
+// systemd, which gets a credential, and the power button ends it.
+func TestLongFirmwareDebian(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1")
+	}
+	k := guesttest.KernelAsset(t, "kernel-trixie")
+	tree := guesttest.Asset(t, "tree-trixie")
+	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 systemd.show_status=0"
+	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
+	code, vars := ovmf(t)
+	var m *Machine
+	big := strings.Repeat("x", 190<<10)
+	end := converseWith(context.Background(), t, &m, Config{
+		Name: "debian", CPUs: 2, RAM: 1 << 30, Accel: AccelSoft,
+		OEMStrings: []string{"io.systemd.credential:greeting=hello", "io.systemd.credential:big=" + big},
+		Firmware:   &Firmware{Code: code, Vars: vars},
+		Disks:      []Disk{{Path: buildDisk(t, uki, tree, 700), Format: FormatRaw}},
+	}, 10*time.Minute,
+		step{text: "login: ", answer: "root\r"},
+		step{text: "# ", answer: "systemctl is-system-running --wait; echo S=$?\r"},
+		step{text: "S=", answer: "systemd-creds --system cat greeting; systemd-creds --system cat big | wc -c\r"},
+		step{text: "hello"},
+		step{text: fmt.Sprint(len(big))},
+		step{text: "# ", do: func() { go m.PowerButton() }}, //nolint:errcheck // the end tells
+	)
+	if end != EndPowerOff {
+		t.Errorf("end %d instead of a power-off", end)
+	}
+}
+
+// TestFirmwareErrors: a machine says in one sentence what is wrong with its
+// flash files.
+func TestFirmwareErrors(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name string, size int) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, bytes.Repeat([]byte{0x90}, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	code, odd := put("code.fd", 1<<20-1<<16), put("odd.fd", 1000)
+	for _, c := range []struct {
+		f    Firmware
+		want string
+	}{
+		{Firmware{Code: filepath.Join(dir, "none.fd")}, "cannot open the firmware"},
+		{Firmware{Code: odd}, "no multiple of 4 KiB"},
+		{Firmware{Code: code, Vars: filepath.Join(dir, "none.fd")}, "cannot open the variable store"},
+		{Firmware{Code: code, Vars: put("vars.fd", 1<<16)}, "not a variable store"},
+		{Firmware{Code: code, SMM: true}, "System Management Mode"},
+	} {
+		_, err := New(Config{CPUs: 1, RAM: 64 << 20, Accel: AccelSoft, Firmware: &c.f})
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%+v: %v, want %q", c.f, err, c.want)
+		}
+	}
+}
