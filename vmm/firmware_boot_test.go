@@ -141,7 +141,7 @@ func bootShell(t *testing.T, cpus int, ram uint64, limit time.Duration) {
 		step{text: prompt, answer: "reset\r"},
 		skipStartup,
 		step{text: prompt, answer: "setvar Kept -guid 67766d73-7061-776e-8000-000000000001\r"},
-		step{text: "47 56 4D"},
+		step{text: "4D 56 47 00"},
 		step{text: prompt, answer: "reset -s\r"},
 	)
 	if end != EndPowerOff {
