@@ -45,7 +45,13 @@
 // guest reaches, but an exit for every end of a level-triggered interrupt, and
 // a userspace IOAPIC in each device's way. Almost all interrupts here are
 // MSI-X, for which both are the same, so the only difference that a guest
-// could feel is against the split chip.
+// could feel is against the split chip. Measured, it is next to none:
+// in the testbed, whose clock counts instructions, a stock kernel goes from
+// KVM_CREATE_VM through a boot with 325 interrupts of the serial port to its power-off
+// in 4.42 s with all of it in the kernel and in 4.43 s with KVM's local APICs and
+// devices/ioapic (Config.Split, TestInTestbedLinux). So there is nothing to gain
+// from a second configuration to keep right, and the full chip also has the PIC
+// and the PIT that firmware and old kernels want.
 //
 // A message-signalled interrupt needs no routing entry: Trigger hands the
 // message to KVM_SIGNAL_MSI, one system call, and a guest that moves an
