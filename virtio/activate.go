@@ -16,19 +16,19 @@ func (c *Core) activate() {
 	act := &activation{core: c}
 	c.current = act
 	c.queues = make([]*virtq.Queue, len(c.rings))
-	bells := make([]virtq.Bell, len(c.rings))
 	for i := range c.rings {
 		if !c.rings[i].Enabled {
 			continue
 		}
 		var err error
-		if bells[i], c.queues[i], err = c.open(act, i); err != nil {
+		if c.queues[i], err = c.open(act, i); err != nil {
 			act.fail(fmt.Errorf("queue %d: %w", i, err))
 			c.stopQueues()
 			return
 		}
 	}
-	c.bells.Store(&bells)
+	queues := c.queues
+	c.notified.Store(&queues)
 	err := c.dev.Activate(&Activation{
 		Features: c.driver, Queues: c.queues,
 		ConfigChanged: act.configChanged, NeedsReset: act.needsReset,
@@ -49,10 +49,10 @@ func (c *Core) activate() {
 // open makes the bell and the queue of an enabled ring.
 //
 // Preconditions: c.mu is held.
-func (c *Core) open(act *activation, i int) (virtq.Bell, *virtq.Queue, error) {
+func (c *Core) open(act *activation, i int) (*virtq.Queue, error) {
 	bell, err := c.wiring.OpenBell(i)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	r := &c.rings[i]
 	q, err := virtq.New(virtq.Config{
@@ -65,15 +65,15 @@ func (c *Core) open(act *activation, i int) (virtq.Bell, *virtq.Queue, error) {
 	if err != nil {
 		c.wiring.CloseBells()
 		_ = bell.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return bell, q, nil
+	return q, nil
 }
 
 // stopQueues makes notifications go nowhere and ends all queues. c.queues is
 // not changed by anyone else while the phase is active or resetting.
 func (c *Core) stopQueues() {
-	c.bells.Store(nil)
+	c.notified.Store(nil)
 	c.wiring.CloseBells()
 	for _, q := range c.queues {
 		if q != nil {

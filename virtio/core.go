@@ -83,8 +83,8 @@ type Core struct {
 	generation atomic.Uint32
 	patience   time.Duration // how long a driver's reset waits for its end
 	logged     atomic.Int64  // when report last logged, Unix nanoseconds
-	// bells holds one bell a queue, nil if disabled, while the device is active.
-	bells atomic.Pointer[[]virtq.Bell]
+	// notified has the queues, nil if disabled, while the device is active.
+	notified atomic.Pointer[[]*virtq.Queue]
 
 	configMu sync.Mutex // guards config
 	config   [8]byte
@@ -312,8 +312,8 @@ func (c *Core) DisableRing(i uint32) {
 // Notify is the driver's available buffer notification for queue i (§2.3). A
 // queue that does not exist or does not run ignores it.
 func (c *Core) Notify(i uint32) {
-	if bells := c.bells.Load(); bells != nil && i < uint32(len(*bells)) && (*bells)[i] != nil {
-		(*bells)[i].Ring()
+	if queues := c.notified.Load(); queues != nil && i < uint32(len(*queues)) && (*queues)[i] != nil {
+		(*queues)[i].Ring()
 	}
 }
 

@@ -325,6 +325,9 @@ func startRun(d *Device, vqs []*virtq.Queue) *run {
 		}
 		q := &queue{dev: d, run: r, vq: vq, limit: limit}
 		r.queues = append(r.queues, q)
+		if !d.cfg.InOrder {
+			vq.Inline(q.inline)
+		}
 		q.spawn()
 	}
 	return r

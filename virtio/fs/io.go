@@ -54,8 +54,14 @@ func (r *request) readRest(h *handle, iov []unix.Iovec, off uint64, done int, si
 			iov = advance(iov, n)
 		}
 	}
-	if uint64(done) < size && !h.mustWait.Load() {
-		r.w.detach() // what comes now is not in the page cache
+	if uint64(done) < size {
+		if r.w != nil && r.w.here {
+			r.stuck = true
+			return 0, unix.EAGAIN
+		}
+		if !h.mustWait.Load() {
+			r.w.detach() // what comes now is not in the page cache
+		}
 	}
 	for uint64(done) < size {
 		n, e := sysPreadv2(h.fd, iov, off+uint64(done), 0)

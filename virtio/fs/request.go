@@ -29,6 +29,9 @@ type request struct {
 	out []byte // the reply: header and payload
 	// direct is set by READ, whose payload is in place already.
 	direct bool
+	// stuck is set by an operation that cannot go on without waiting, on a
+	// thread that must not; it has done nothing.
+	stuck bool
 
 	inBuf []byte
 	iov   []unix.Iovec
@@ -136,10 +139,37 @@ func (r *request) serve() uint32 {
 	}
 	op := &operations[r.hdr.Opcode]
 	n, e := r.dispatch(op)
-	if op.silent {
+	if op.silent || r.stuck {
 		return 0
 	}
 	return r.reply(n, e)
+}
+
+// quickWrite is how many bytes of a request, WRITE's data with them, are quick.
+const quickWrite = 160 << 10
+
+// quick are the operations that wait for nothing but, now and then, the host's
+// disk for a directory or an inode.
+var quick = [opcodes]bool{
+	opLookup: true, opForget: true, opGetattr: true, opReadlink: true, opOpen: true, opRead: true, opWrite: true, opStatfs: true,
+	opRelease: true, opGetxattr: true, opListxattr: true, opOpendir: true, opReaddir: true, opReleasedir: true, opAccess: true,
+	opBatchForget: true, opReaddirplus: true, opStatx: true,
+}
+
+// try is serve for requests that are quick. ok is false if the request in
+// r.chain has still to be served.
+func (r *request) try() (n uint32, ok bool) {
+	if r.chain.ReadableLen < inHeaderSize || r.chain.ReadableLen > quickWrite {
+		return 0, false
+	}
+	r.chain.ReadAt(r.inBuf[:inHeaderSize], 0)
+	if op := view[inHeader](r.inBuf).Opcode; op >= opcodes || !quick[op] {
+		return 0, false
+	}
+	n = r.serve()
+	ok = !r.stuck
+	r.stuck = false
+	return n, ok
 }
 
 // dispatch checks the sizes and runs the operation.

@@ -29,7 +29,8 @@ type queue struct {
 	vq    *virtq.Queue
 	limit int32
 
-	lead    sync.Mutex   // held by the leader; released by it or its stall timer
+	lead    sync.Mutex // held by the leader; released by it or its stall timer
+	leader  atomic.Pointer[worker]
 	idle    atomic.Int32 // workers that want the lead
 	workers atomic.Int32 // workers, without those that wait for a lock
 }
@@ -41,6 +42,9 @@ type worker struct {
 	stall *time.Timer
 	// detached is set when the request has given up the lead itself.
 	detached bool
+	// here: the request runs on a CPU's thread, which must not wait. left: it
+	// was given up there, and is this worker's.
+	here, left bool
 }
 
 // spawn starts another worker.
@@ -58,12 +62,57 @@ func (q *queue) work() {
 	w.stall = time.AfterFunc(time.Hour, q.passOn)
 	w.stall.Stop()
 	q.takeLead()
-	for q.vq.Wait() {
-		for q.vq.Pop(&w.req.chain) {
+	for w.wait() {
+		for w.take() {
 			w.serve()
 		}
 	}
 	q.lead.Unlock()
+}
+
+// wait waits for chains. Preconditions: w has the lead.
+func (w *worker) wait() bool {
+	w.q.leader.Store(w)
+	return w.q.vq.WaitAny()
+}
+
+// take takes the next chain, first of all one that inline left.
+func (w *worker) take() bool {
+	if w.left {
+		w.left = false
+		return true
+	}
+	return w.q.vq.Pop(&w.req.chain)
+}
+
+// inlineMost is how many requests a CPU serves at once. When there are more, it
+// is better to do them beside it.
+const inlineMost = 4
+
+// inline serves quick requests on the thread of the CPU that rang, while the
+// leader waits.
+func (q *queue) inline() (wake bool) {
+	w := q.leader.Load()
+	for n := 0; n < inlineMost; {
+		if !q.vq.Pop(&w.req.chain) {
+			if q.vq.Idle() {
+				return false
+			}
+			n++
+			continue
+		}
+		n++
+		w.here = true
+		wrote, ok := w.req.try()
+		w.here = false
+		if !ok {
+			w.left = true
+			return true
+		}
+		q.vq.Push(&w.req.chain, wrote)
+		q.vq.Notify()
+	}
+	return true
 }
 
 func (q *queue) takeLead() {
@@ -100,7 +149,7 @@ func (w *worker) serve() {
 
 // detach is called by a request that is going to block: others go on without it.
 func (w *worker) detach() {
-	if w == nil || w.detached || w.q.dev.cfg.InOrder {
+	if w == nil || w.here || w.detached || w.q.dev.cfg.InOrder {
 		return
 	}
 	w.detached = true

@@ -147,6 +147,10 @@ type Queue struct {
 	flight int // chains that Pop gave and Push has not taken back
 	closed bool
 	err    error
+
+	inlineMu sync.Mutex  // held while inline runs; guards the rest
+	inline   func() bool // see Inline
+	waiting  bool        // the worker waits for the bell
 }
 
 // New checks the ring's size and addresses and returns the queue.
@@ -289,7 +293,7 @@ func (q *Queue) Wait() bool {
 		if ok || done {
 			return ok
 		}
-		if !q.cfg.Bell.Wait() {
+		if !q.waitBell() {
 			return false
 		}
 	}
@@ -357,7 +361,7 @@ func (q *Queue) WaitAny() bool {
 	if ok || done {
 		return ok
 	}
-	return q.cfg.Bell.Wait()
+	return q.waitBell()
 }
 
 // Close ends the queue: every Wait returns false, Push and Notify do nothing.

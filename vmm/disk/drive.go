@@ -67,6 +67,9 @@ func (d *Drive) Image() Image { return d.cfg.Image }
 // Discards reports whether requests may give storage back.
 func (d *Drive) Discards() bool { return d.cfg.Discard && !d.cfg.Image.ReadOnly() }
 
+// InOrder is that of the configuration.
+func (d *Drive) InOrder() bool { return d.cfg.InOrder }
+
 // Close ends the pool and closes the image. All queues have been closed.
 func (d *Drive) Close() error {
 	d.pool.close()

@@ -20,7 +20,7 @@ func (d *Driver) Again(chain ...Desc) func() {
 		s.SetAvail(idx, 0)
 		idx++
 		s.SetAvailIdx(idx)
-		d.Bell.Ring()
+		d.ring()
 		for s.UsedIdx() != idx {
 			runtime.Gosched()
 		}

@@ -215,7 +215,7 @@ func (d *Driver) Kick() bool {
 	if !d.layout.kickNeeded() {
 		return false
 	}
-	d.Bell.Ring()
+	d.ring()
 	return true
 }
 
@@ -322,4 +322,13 @@ func (d *Driver) Release() {
 	for i, gpa := range [3]mem.GPA{d.Config.Desc, d.Config.Avail, d.Config.Used} {
 		d.Mem.Free(gpa, sizes[i])
 	}
+}
+
+// ring notifies the device, as a CPU does.
+func (d *Driver) ring() {
+	if d.Queue != nil {
+		d.Queue.Ring()
+		return
+	}
+	d.Bell.Ring()
 }
