@@ -1,6 +1,10 @@
 package soft
 
-import "github.com/gvmspawn/gvmspawn/vmm/vcpu"
+import (
+	"sync/atomic"
+
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
 
 // exception is a pending exception.
 type exception struct {
@@ -354,7 +358,10 @@ func (c *CPU) iret(size uint8) int {
 	if !ok {
 		return stFault
 	}
-	c.nmiBlocked = false
+	if c.nmiBlocked {
+		c.nmiBlocked = false
+		atomic.OrUint32(&c.s.Exit, exitIntr) // another one may wait
+	}
 	mask := uint64(flagsArith | flagTF | flagDF | flagNT)
 	if !c.protected() {
 		mask |= flagIF | flagIOPL | flagRF | flagAC | flagID

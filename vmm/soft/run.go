@@ -37,9 +37,12 @@ func (c *CPU) pending() bool { return atomic.LoadUint32(&c.s.Exit) != 0 }
 func (c *CPU) loop() vcpu.Exit {
 	s := c.s
 	for {
-		// The block behind STI or MOV SS runs before any interrupt.
+		// The instruction behind STI or MOV SS runs before any interrupt, and no
+		// more than that one if there is an interrupt: CLI may follow.
+		one := false
 		if c.shadow && !c.halted {
 			c.shadow = false
+			one = atomic.LoadUint32(&s.Exit)&exitIntr != 0
 			if c.clearExit(exitFlush) {
 				c.takeNotices()
 			}
@@ -58,20 +61,7 @@ func (c *CPU) loop() vcpu.Exit {
 			}
 			continue
 		}
-		b := c.lookup()
-		if b == nil {
-			if ex, stop := c.except(); stop {
-				return ex
-			}
-			continue
-		}
-		st := stFault
-		if c.vm.tracing&TraceExec != 0 {
-			st = c.traced(b)
-		} else {
-			st = c.chain(b)
-		}
-		switch st {
+		switch st := c.some(one); st {
 		case stFault:
 			if ex, stop := c.except(); stop {
 				return ex
@@ -88,6 +78,21 @@ func (c *CPU) loop() vcpu.Exit {
 			c.rearm()
 		}
 	}
+}
+
+// some runs code at State.RIP: one instruction, or as much as goes.
+func (c *CPU) some(one bool) int {
+	if one {
+		return c.single()
+	}
+	b := c.lookup()
+	switch {
+	case b == nil:
+		return stFault
+	case c.vm.tracing&TraceExec != 0:
+		return c.traced(b)
+	}
+	return c.chain(b)
 }
 
 // chain runs b and its successors as long as they are known and nothing is pending.
