@@ -11,10 +11,14 @@ import (
 // newAPICs makes the local APICs.
 func (vm *VM) newAPICs() error {
 	vm.ioapic = ioapic.New(ioapic.Config{Send: func(addr uint64, data uint32) { vm.apics.Deliver(addr, data) }})
+	clock := vm.clock
+	if vm.hostClock != nil {
+		clock = apicClock{vm.clock, vm}
+	}
 	var err error
 	vm.apics, err = lapic.NewCluster(lapic.Config{
 		IDs:     vm.topology.APICIDs(),
-		Clock:   vm.clock,
+		Clock:   clock,
 		FromTSC: func(cpu int, tsc uint64) uint64 { return vm.cpus[cpu].fromTSC(tsc) },
 		Wake:    vm.wakeCPU,
 		EOI:     vm.ioapic.EOI,

@@ -2,6 +2,7 @@ package soft
 
 import (
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,13 @@ const (
 // regions on both sides, below 2 GiB if there is room.
 func newArena() (*State, []byte, error) {
 	const total = arenaSize + 2*guardSize
+	arenasMu.Lock()
+	defer arenasMu.Unlock()
+	if n := len(freeArenas); n > 0 {
+		b := freeArenas[n-1]
+		freeArenas = freeArenas[:n-1]
+		return (*State)(unsafe.Pointer(&b[guardSize])), b, nil
+	}
 	for at := uintptr(arenaFirst); at < arenaLast; at += 1 << 24 {
 		p, err := unix.MmapPtr(-1, 0, hostPtr(uint64(at)), total, unix.PROT_NONE,
 			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE|unix.MAP_FIXED_NOREPLACE)
@@ -88,10 +96,21 @@ func arenaAt(p unsafe.Pointer, total uintptr) (*State, []byte, error) {
 	return (*State)(unsafe.Add(p, guardSize)), b, nil
 }
 
+// freeArenas are the arenas of CPUs that are gone, without memory. They stay
+// mapped because a timer's signal may be on its way to a State.Exit.
+var (
+	arenasMu   sync.Mutex
+	freeArenas [][]byte
+)
+
 func freeArena(b []byte) {
-	if b != nil {
-		_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)))
+	if b == nil {
+		return
 	}
+	_ = unix.Madvise(b[guardSize:guardSize+arenaSize], unix.MADV_DONTNEED) // zeroes it, and cannot fail
+	arenasMu.Lock()
+	freeArenas = append(freeArenas, b)
+	arenasMu.Unlock()
 }
 
 func (s *State) fxAddr() uint64 { return uint64(uintptr(unsafe.Pointer(&s.FX))) }

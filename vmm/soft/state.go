@@ -87,6 +87,7 @@ const (
 	exitINIT              // INIT pending
 	exitSIPI              // start-up IPI pending
 	exitFlush             // there are notices of other threads' stores
+	exitTimer             // the local APIC's timer has expired
 )
 
 // RFLAGS bits (SDM vol. 1 §3.4.3).

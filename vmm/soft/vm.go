@@ -90,6 +90,7 @@ type VM struct {
 	life        sync.RWMutex   // held to reach a CPU from outside; Close takes it
 	hostClock   *bus.HostClock // nil in deterministic mode
 	virtual     *virtualClock  // nil unless deterministic
+	timers      []*cpuTimer    // of the local APICs; nil in deterministic mode
 	apics       *lapic.Cluster
 	ioapic      *ioapic.IOAPIC
 	extINT      func() uint8 // acknowledges the 8259 pair's interrupt
@@ -109,7 +110,8 @@ type CPU struct {
 	id    int
 	bit   uint64 // 1 << id
 	arena []byte
-	wake  chan struct{}
+	// asleep: its thread is in sleep, and Exit may still be zero.
+	asleep atomic.Bool
 
 	jit  *translator // nil: interpreter only
 	mode decode.Mode
@@ -242,7 +244,7 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &CPU{s: s, vm: vm, id: id, bit: 1 << id, arena: arena, wake: make(chan struct{}, 1), maxOps: maxOps,
+	c := &CPU{s: s, vm: vm, id: id, bit: 1 << id, arena: arena, maxOps: maxOps,
 		pages: map[uint64]*codePage{}, pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
 	s.Deadline = bus.Never
 	c.smbase = resetSMBASE
@@ -269,6 +271,9 @@ func (vm *VM) VCPU(i int) vcpu.VCPU { return vm.cpus[i] }
 func (vm *VM) Close() error {
 	vm.life.Lock()
 	defer vm.life.Unlock()
+	for _, t := range vm.timers {
+		t.close()
+	}
 	for _, c := range vm.cpus {
 		if c.jit != nil {
 			c.jit.free()
@@ -303,15 +308,11 @@ func (vm *VM) Instructions() uint64 {
 }
 
 // Run executes guest code until something needs the machine's attention.
-func (c *CPU) Run() (vcpu.Exit, error) { return c.loop(), nil }
-
-// notify sets reasons to leave the loop and wakes a halted CPU.
-func (c *CPU) notify(reason uint32) {
-	atomic.OrUint32(&c.s.Exit, reason)
-	select {
-	case c.wake <- struct{}{}:
-	default:
+func (c *CPU) Run() (vcpu.Exit, error) {
+	if c.vm.timers != nil {
+		c.vm.timers[c.id].attach(c)
 	}
+	return c.loop(), nil
 }
 
 // Kick makes the present or the next Run return ExitKick.
@@ -354,11 +355,15 @@ func (c *CPU) events() (vcpu.Exit, bool) {
 			}
 			continue
 		}
+		if x&exitTimer != 0 {
+			c.timerExpired()
+			continue
+		}
 		if !c.halted {
 			return vcpu.Exit{}, false
 		}
 		if v := c.vm.virtual; v == nil || !v.skip() {
-			<-c.wake
+			c.sleep()
 		}
 	}
 }
