@@ -13,7 +13,6 @@
 #   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
 #   tree-trixie-tpm                                 the same with what uses a TPM (needs root)
-#   tree-build                                      the trixie tree with a compiler, stress-ng and openssl (needs root)
 #   host-vmspawn                                    a host with machined and all, and systemd-vmspawn with
 #                                                   its QEMU, for systemd-nspawn (needs root)
 #
@@ -164,8 +163,6 @@ for name; do
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
 	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd,systemd-userdbd ;;
-	tree-build) make "$name" tree trixie ,gcc,libc6-dev,stress-ng,openssl ;;
-	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd ;;
 	host-vmspawn) make "$name" host ;;
 	*) die "unknown asset $name" ;;
 	esac
