@@ -17,9 +17,9 @@ type Window interface {
 	UnmapFile(at, length uint64) error
 }
 
-// daxWindow is what is mapped in the window. Where a file shrinks
-// under its mapping, vmm/mem puts zeros for software CPUs and devices; for KVM
-// see [Device.RepairWindow].
+// daxWindow is what is mapped in the window. Where a file shrinks under its
+// mapping, vmm/mem puts zeros for software CPUs and devices; for KVM see
+// [Device.RepairWindow].
 type daxWindow struct {
 	mu       sync.Mutex // guards the rest and serialises changes of the mappings
 	win      Window
