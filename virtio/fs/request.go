@@ -153,7 +153,7 @@ const quickWrite = 160 << 10
 var quick = [opcodes]bool{
 	opLookup: true, opForget: true, opGetattr: true, opReadlink: true, opOpen: true, opRead: true, opWrite: true, opStatfs: true,
 	opRelease: true, opGetxattr: true, opListxattr: true, opOpendir: true, opReaddir: true, opReleasedir: true, opAccess: true,
-	opBatchForget: true, opReaddirplus: true, opStatx: true,
+	opBatchForget: true, opReaddirplus: true, opStatx: true, opSetupmapping: true, opRemovemapping: true,
 }
 
 // try is serve for requests that are quick. ok is false if the request in
