@@ -17,7 +17,7 @@ printf secret | systemd-creds encrypt --with-key=tpm2 --tpm2-pcrs=7+16 --name=x 
 truncate -s 32M volume; printf pass >key
 cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 volume key
 systemd-cryptenroll --tpm2-device=auto --tpm2-pcrs=7 --unlock-key-file=key volume >/dev/null 2>&1
-cryptsetup luksKillSlot -q --key-file=key volume 0; rm key; sync; echo made`
+systemd-cryptenroll --wipe-slot=password volume >/dev/null 2>&1; rm key; sync; echo made`
 
 // tpmUse opens it.
 const tpmUse = `cd /var/lib; systemd-creds decrypt --name=x x.cred -; echo
