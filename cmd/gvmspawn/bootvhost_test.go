@@ -41,9 +41,11 @@ poweroff -f`)
 		Timeout: 5 * time.Minute,
 		Script: `
 is() { if [ "$2" = "$3" ]; then echo "CHECK $1 ok"; else echo "CHECK $1 FAIL: got '$2', want '$3'"; fi; }
-until_() { for i in $(seq 300); do grep -q "$1" /tmp/out && return; sleep 0.2; done; echo "GAVE UP on $1"; }
-machine="timeout -s KILL 100 gvmspawn -q --kvm=yes -D /tree --linux=/vmlinuz --ram=256M --network-tap"
+until_() { while ! grep -q "$1" /tmp/out; do kill -0 $box 2>/dev/null || { echo "no $1"; cat /tmp/out; exit 1; }; sleep 0.2; done; }
+export GVMSPAWN_VHOST=1
+machine="timeout -s KILL 280 gvmspawn -q --kvm=yes -D /tree --linux=/vmlinuz --ram=256M --network-tap"
 $machine --cpus=2 -M box quiet >/tmp/out 2>&1 </dev/null &
+box=$!
 until_ QUEUES
 ip link set vt-box up; ip addr add 10.9.0.1/24 dev vt-box
 until_ "ECHO ready"
@@ -52,7 +54,7 @@ is status "$(gvmspawn status box | awk '$1=="guest:"{print $2}')" hello
 is threads "$(( $(ps | grep -c '[[]vhost-') >= 3 ))" 1
 ping -c 3 -i 0.2 -W 5 10.9.0.2 >/dev/null; is ping $? 0
 guest dial $cid 1234 20
-for i in $(seq 100); do [ "$(grep -c 'ECHO ready' /tmp/out)" = 2 ] && break; sleep 0.2; done
+while [ "$(grep -c 'ECHO ready' /tmp/out)" != 2 ]; do kill -0 $box || exit 1; sleep 0.2; done
 is mux "$(echo through the mux socket | timeout 10 gvmspawn connect box 1234)" "through the mux socket"
 $machine --vsock-cid=$cid -M other quiet >/tmp/taken 2>&1 </dev/null; is taken "$? $(grep -c "the context ID $cid is in use" /tmp/taken)" "1 1"
 printf quit | timeout 10 gvmspawn connect box 1234

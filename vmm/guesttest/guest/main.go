@@ -12,7 +12,6 @@
 //	guest dial CID PORT N       N vsock connections to an echo server, then end it
 //	guest connect ADDR N        N parallel TCP connections to an echo server
 //	guest serve PORT            echo TCP connections, in the background's place
-//	guest poweroff              power off without ACPI
 //	guest ports                 read and write all I/O ports
 //	guest tpm-seal FILE         seal a secret to the TPM
 //	guest tpm-unseal FILE       get it back, once
@@ -56,8 +55,6 @@ func main() {
 		check("connect", connect(args[0], int(number(args[1]))))
 	case "serve":
 		check("serve", serve(args[0]))
-	case "poweroff":
-		check("poweroff", powerOff())
 	case "ports":
 		check("ports", ports())
 	case "tpm-seal":

@@ -53,15 +53,3 @@ func ports() error {
 	}
 	return nil
 }
-
-// powerOff writes S5 and SLP_EN to the machine's SLEEP_CONTROL_REG (ACPI 6.5
-// §4.8.3.7), which a kernel without ACPI does not know.
-func powerOff() error {
-	runtime.LockOSThread()
-	if _, _, e := unix.Syscall(unix.SYS_IOPL, 3, 0, 0); e != 0 {
-		return fmt.Errorf("iopl: %w", e)
-	}
-	const sleepControl, s5, enable = 0x600, 5 << 2, 1 << 5
-	out8(sleepControl, s5|enable)
-	return nil
-}
