@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -139,13 +138,20 @@ func copySome(dst, src half) error {
 				return errWrite
 			}
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if isTimeout(err) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// isTimeout reports the end of a deadline, which netstack's connections do not call
+// os.ErrDeadlineExceeded.
+func isTimeout(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
 }
 
 // errWrite is a side of a connection that takes no more.
@@ -219,13 +225,13 @@ func copyDatagrams(dst, src net.Conn, idle time.Duration) {
 
 // copyDatagram waits for a datagram and copies it. It returns false at the end.
 func copyDatagram(dst, src net.Conn, idle time.Duration) bool {
-	if err := readable(src); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+	if err := readable(src); isTimeout(err) || errors.Is(err, net.ErrClosed) {
 		return false
 	}
 	b := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(b)
 	k, err := src.Read((*b)[:65536])
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+	if isTimeout(err) || errors.Is(err, net.ErrClosed) {
 		return false
 	}
 	deadline := time.Now().Add(idle)

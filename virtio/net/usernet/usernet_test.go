@@ -145,6 +145,30 @@ func TestTCPToTheHostWhenAllowed(t *testing.T) {
 	}
 }
 
+// A connection that rests for longer than its buffers are kept goes on, whichever side
+// speaks next.
+func TestTCPRests(t *testing.T) {
+	srv := echo(t)
+	g := newGuest(t, Config{HostLoopback: true})
+	c, err := g.dial(t, netip.AddrPortFrom(Gateway4, srv.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	for i := range 3 {
+		want := []byte{byte(i), 1, 2}
+		if _, err := c.Write(want); err != nil {
+			t.Fatalf("after %d rests: %v", i, err)
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("after %d rests: %v, %v", i, got, err)
+		}
+		time.Sleep(4 * pause)
+	}
+}
+
 func TestHostLoopbackIsNotReachable(t *testing.T) {
 	srv := echo(t)
 	g := newGuest(t, Config{})
