@@ -42,7 +42,6 @@ poweroff -f`)
 		Script: `
 is() { if [ "$2" = "$3" ]; then echo "CHECK $1 ok"; else echo "CHECK $1 FAIL: got '$2', want '$3'"; fi; }
 until_() { while ! grep -q "$1" /tmp/out; do kill -0 $box 2>/dev/null || { echo "no $1"; cat /tmp/out; exit 1; }; sleep 0.2; done; }
-export GVMSPAWN_VHOST=1
 machine="timeout -s KILL 280 gvmspawn -q --kvm=yes -D /tree --linux=/vmlinuz --ram=256M --network-tap"
 $machine --cpus=2 -M box quiet >/tmp/out 2>&1 </dev/null &
 box=$!

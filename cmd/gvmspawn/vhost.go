@@ -33,9 +33,6 @@ type vhost struct {
 // programs reach the guest by it. Without that device, or with the software CPU,
 // the guest's vsock lives in this program.
 func (r *session) openVHost() error {
-	if os.Getenv("GVMSPAWN_VHOST") == "" { // not proven on real hardware yet
-		return nil
-	}
 	if r.s.vsock == arg.No || r.s.kvm == arg.No || r.s.deterministic {
 		return nil
 	}
