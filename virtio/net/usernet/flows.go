@@ -120,7 +120,8 @@ const pause = 50 * time.Millisecond
 
 // copySome waits for something to read and copies what comes without a pause.
 func copySome(dst, src half) error {
-	if err := readable(src); err != nil {
+	rests, err := readable(src)
+	if err != nil {
 		return err
 	}
 	b := copyBuffers.Get().(*[]byte)
@@ -128,7 +129,7 @@ func copySome(dst, src half) error {
 	var limit time.Time
 	defer func() { _ = src.SetReadDeadline(time.Time{}) }()
 	for {
-		if now := time.Now(); limit.Sub(now) < pause {
+		if now := time.Now(); rests && limit.Sub(now) < pause {
 			limit = now.Add(2 * pause)
 			_ = src.SetReadDeadline(limit)
 		}
@@ -225,7 +226,7 @@ func copyDatagrams(dst, src net.Conn, idle time.Duration) {
 
 // copyDatagram waits for a datagram and copies it. It returns false at the end.
 func copyDatagram(dst, src net.Conn, idle time.Duration) bool {
-	if err := readable(src); isTimeout(err) || errors.Is(err, net.ErrClosed) {
+	if _, err := readable(src); isTimeout(err) || errors.Is(err, net.ErrClosed) {
 		return false
 	}
 	b := copyBuffers.Get().(*[]byte)

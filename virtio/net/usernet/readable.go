@@ -17,16 +17,17 @@ import (
 // A flow without traffic holds no buffer: copying waits until there is something to
 // read, and only then takes one. A guest may have thousands of flows.
 
-// readable waits for something to read on c, an error or its end. What it cannot wait
-// for counts as readable.
-func readable(c any) error {
+// readable waits for something to read on c, an error or its end. It returns false for
+// a connection that it cannot wait for: one that came through a published port, of
+// which the host's side decides how many there are.
+func readable(c any) (can bool, err error) {
 	switch c := c.(type) {
 	case interface{ waitReadable() error }:
-		return c.waitReadable()
+		return true, c.waitReadable()
 	case syscall.Conn:
-		return waitSocket(c)
+		return true, waitSocket(c)
 	}
-	return nil
+	return false, nil
 }
 
 // waitSocket waits for a socket of the host, by looking without taking.
