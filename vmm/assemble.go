@@ -98,7 +98,7 @@ func (c *Config) check() error {
 		return errors.New("a deterministic machine has no TPM: its keys are random")
 	}
 	if c.Firmware != nil && c.Firmware.SMM {
-		return fmt.Errorf("firmware %s needs System Management Mode, which this machine does not have: take firmware without that need", c.Firmware.Code)
+		return c.checkSMM()
 	}
 	return nil
 }
@@ -129,7 +129,14 @@ func (m *Machine) addMemory() error {
 	m.mem = mem.New()
 	m.onClose(m.mem.Close)
 	low := m.cfg.lowRAM()
-	if _, err := m.mem.Add("RAM", 0, low, mem.RAM); err != nil {
+	ram := low
+	if m.smm() {
+		ram -= layout.SMRAMSize
+		if _, err := m.mem.Add("SMRAM", mem.GPA(ram), layout.SMRAMSize, mem.SMRAM); err != nil {
+			return err
+		}
+	}
+	if _, err := m.mem.Add("RAM", 0, ram, mem.RAM); err != nil {
 		return err
 	}
 	if high := m.cfg.RAM - low; high > 0 {
@@ -163,7 +170,9 @@ func (m *Machine) addMemory() error {
 
 // addEngine takes KVM or the software CPU.
 func (m *Machine) addEngine() error {
-	if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
+	if m.smm() && m.cfg.Accel == AccelAuto {
+		m.why = "System Management Mode, which the firmware needs, is there with the software CPU only"
+	} else if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
 		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, Sockets: m.cfg.Sockets, Threads: m.cfg.Threads, IO: &m.bus, File: m.cfg.KVM,
 			Firmware: m.cfg.Firmware != nil, PhysBits: m.physBits()})
 		if err == nil {
@@ -210,6 +219,7 @@ func (m *Machine) addPCI() (*pci.Host, error) {
 		cfg.Low = pci.Window{Start: layout.FirmwareLowRAMEnd, End: layout.FirmwarePCIEnd}
 		cfg.High = pci.Window{Start: max(uint64(m.memoryEnd()), layout.HighRAMStart), End: layout.AddressEnd}
 		cfg.ECAM = 0
+		m.guardSMRAM(&cfg)
 	}
 	host, err := pci.NewHost(&m.bus.MMIO, cfg)
 	if err != nil {

@@ -97,6 +97,10 @@ func (m *Machine) addFlashChip() error {
 		return err
 	}
 	m.onClose(chip.Close)
+	if m.smm() {
+		m.smmIO.flash, m.smmIO.base, m.smmIO.size = chip, uint64(r.Base), r.Size()
+		return m.bus.MMIO.Map("firmware variables", uint64(r.Base), r.Size(), chip.ReadOnly())
+	}
 	return m.bus.MMIO.Map("firmware variables", uint64(r.Base), r.Size(), chip)
 }
 
@@ -133,14 +137,16 @@ func (m *Machine) addSouthBridge(host *pci.Host) error {
 	f.SetRegister(lpcPIRQ+8, lpcPIRQOff, ^uint32(0))
 	f.SetRegister(lpcGenPMCon, 0, lpcSMILocked)
 	f.SetRegister(lpcRCBA, 0, 0xffff_c001)
-	if err := host.AddAt(f, pci.Address{Slot: lpcSlot}); err != nil {
-		return err
-	}
+	apm := &power.APM{}
 	pm := &power.ICH9{Timer: power.PMTimer{Clock: m.clock()}, PowerOff: func() { m.runner.finish(EndPowerOff, nil) }}
 	if err := m.bus.Port.Map("power management", layout.PortICH9PM, power.ICH9Size, pm); err != nil {
 		return err
 	}
-	return m.bus.Port.Map("APM", layout.PortAPM, 2, &power.APM{})
+	m.raiseSMIs(f, pm, apm)
+	if err := host.AddAt(f, pci.Address{Slot: lpcSlot}); err != nil {
+		return err
+	}
+	return m.bus.Port.Map("APM", layout.PortAPM, 2, apm)
 }
 
 // loadFirmware makes what firmware needs beside the chips: its flash, its debug

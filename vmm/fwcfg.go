@@ -28,6 +28,7 @@ func (m *Machine) fillFWCfg(d *fwcfg.Device) error {
 		d.AddFile("etc/e820", m.e820()),
 		d.AddFile("etc/system-states", systemStates),
 		m.addTables(d),
+		m.offerSMIFeatures(d),
 		m.addSMBIOS(d))
 	if order := m.bootOrder(); order != "" {
 		err = errors.Join(err, d.AddFile("bootorder", append([]byte(order), 0)))
@@ -52,7 +53,7 @@ var systemStates = []byte{1 << 7, 0, 0, 1, 2, 1 << 7}
 func (m *Machine) e820() []byte {
 	var b []byte
 	for _, r := range m.mem.Regions() {
-		if r.Kind == mem.RAM {
+		if r.Kind == mem.RAM || r.Kind == mem.SMRAM { // which firmware takes from the end itself
 			b = binary.LittleEndian.AppendUint64(b, uint64(r.Base))
 			b = binary.LittleEndian.AppendUint64(b, r.Size())
 			b = binary.LittleEndian.AppendUint32(b, uint32(linux.E820RAM))

@@ -58,6 +58,7 @@ type Machine struct {
 	pci     *pci.Host            // nil in a machine without PCI
 	mmio    []*virtiommio.Device // of a machine without PCI
 	flash   flash                // of a machine with firmware
+	smmIO   smmIO                // what CPUs in System Management Mode reach
 	// bootDisks are the disks' places on the bus, in order.
 	bootDisks []pci.Address
 	vm        vcpu.VM

@@ -20,6 +20,10 @@ func (m *Machine) newSoft() (vcpu.VM, error) {
 	if m.cfg.Firmware != nil {
 		cfg.PhysBits = m.physBits()
 	}
+	if m.smm() {
+		m.smmIO.Bus = &m.bus
+		cfg.SMM = &soft.SMM{IO: &m.smmIO}
+	}
 	if m.cfg.Deterministic {
 		cfg.BootTime = deterministicEpoch
 	}

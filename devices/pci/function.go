@@ -227,6 +227,16 @@ func (f *Function) SetRegister(off int, value, writable uint32) {
 	binary.LittleEndian.PutUint32(f.writable[off:], writable)
 }
 
+// OnWrite has do called behind each write to configuration space, which do sees
+// and may change. It must be called before Host.Add.
+func (f *Function) OnWrite(do func(cfg []byte, off, size int)) {
+	f.onWrite = func(off, size int) { do(f.cfg[:], off, size) }
+}
+
+// Freeze makes bits of the byte at off read-only for good. It may be called by
+// OnWrite's function only.
+func (f *Function) Freeze(off int, bits uint8) { f.writable[off] &^= bits }
+
 // ReadConfig reads size bytes of configuration space at off, 0 to 4095. Bytes
 // beyond 255 read as zero: there are no extended capabilities.
 func (f *Function) ReadConfig(off, size int) uint64 {

@@ -23,6 +23,11 @@ type Config struct {
 	// the host bridge reports in its PCIEXBAR register. 0 means that firmware
 	// puts it somewhere in Low by that register, and that there is none before.
 	ECAM uint64
+	// HideSMRAM, if set, is told whether TSEG, SMRAMSize bytes below the end of
+	// RAM below 4 GiB, is hidden from CPUs that are not in System Management
+	// Mode. It is called on a CPU's thread.
+	HideSMRAM func(hide bool)
+	SMRAMSize uint64
 	// Reset, if set, gets single-byte accesses to port 0xcf9, which lies
 	// inside the address register at 0xcf8, at offset 0.
 	Reset bus.Device

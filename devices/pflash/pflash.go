@@ -22,6 +22,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
 )
 
 // BlockSize is the size of an erase block in bytes.
@@ -90,6 +92,26 @@ func (f *Flash) Read(off uint64, size int) uint64 {
 	}
 	return v
 }
+
+// ReadOnly is the chip without its commands: its content, which is not written.
+// CPUs that may not write it get this.
+func (f *Flash) ReadOnly() bus.Device { return content{f} }
+
+type content struct{ f *Flash }
+
+// Read implements bus.Device.
+func (c content) Read(off uint64, size int) uint64 {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	var v uint64
+	for i := range size {
+		v |= uint64(c.f.cfg.Content[int(off)+i]) << (8 * i)
+	}
+	return v
+}
+
+// Write implements bus.Device: nothing.
+func (c content) Write(uint64, int, uint64) {}
 
 func (f *Flash) readByte(off int) byte {
 	switch f.mode {

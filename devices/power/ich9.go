@@ -13,6 +13,9 @@ const (
 	pmTimer    = 0x08
 	gpe0Enable = 0x28
 	smiEnable  = 0x30
+
+	smiGlobal = 1 << 0 // GBL_SMI_EN, in byte 0 of SMI_EN
+	smiAPM    = 1 << 5 // APMC_EN
 	// ICH9Size is the size of the block in bytes.
 	ICH9Size = 0x80
 
@@ -30,15 +33,32 @@ type ICH9 struct {
 	Timer    PMTimer
 	PowerOff func() // called on the CPU's thread, any number of times; must not block
 
-	mu   sync.Mutex // guards regs
-	regs [ICH9Size]byte
+	mu     sync.Mutex // guards the rest
+	regs   [ICH9Size]byte
+	locked bool // GBL_SMI_EN does not change any more
+}
+
+// LockSMI makes GBL_SMI_EN read-only until a reset: SMI_LOCK of the LPC bridge
+// (§13.8.1.1).
+func (c *ICH9) LockSMI() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.locked = true
+}
+
+// APMRaisesSMI reports whether a write to the APM command port raises an SMI
+// (§13.8.3.8).
+func (c *ICH9) APMRaisesSMI() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.regs[smiEnable]&(smiGlobal|smiAPM) == smiGlobal|smiAPM
 }
 
 // Reset is power-on.
 func (c *ICH9) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.regs = [ICH9Size]byte{}
+	c.regs, c.locked = [ICH9Size]byte{}, false
 }
 
 // Read implements bus.Device.
@@ -76,6 +96,9 @@ func (c *ICH9) Write(off uint64, size int, v uint64) {
 	for i := 0; i < size && off+uint64(i) < ICH9Size; i++ {
 		at := off + uint64(i)
 		w := ich9Writable[at]
+		if at == smiEnable && c.locked {
+			w &^= smiGlobal
+		}
 		c.regs[at] = c.regs[at]&^w | byte(v>>(8*i))&w
 	}
 	sleepType := c.regs[pm1Control+1] & (pm1SleepType >> 8)

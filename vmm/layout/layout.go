@@ -89,6 +89,9 @@ const (
 	// PCI's memory and ECAM where it likes from there to FirmwarePCIEnd.
 	FirmwareLowRAMEnd = 2 * GiB
 	FirmwarePCIEnd    = 0xfc00_0000
+	// SMRAMSize is the size of the memory for System Management Mode, at the end
+	// of the RAM below 4 GiB.
+	SMRAMSize = 16 * MiB
 
 	// VirtioMMIO is the first virtio-mmio register window.
 	VirtioMMIO       = 0xe800_0000

@@ -54,7 +54,7 @@ const (
 	// never shows it.
 	Flash
 	// SMRAM is RAM that an engine can hide from CPUs that are not in System
-	// Management Mode. Device DMA never reaches it.
+	// Management Mode. Device DMA does not reach it while [Region.SetHidden].
 	SMRAM
 )
 
@@ -75,10 +75,11 @@ type Region struct {
 
 	bytes   []byte
 	mem     *Memory
-	dirty   []uint64 // page bitmap, nil while the log is off
-	watched []uint64 // page bitmap, see SetWatched
-	plugged []uint64 // bitmap of blocks of a Pluggable
-	guard   *guarded // of a Window
+	dirty   []uint64    // page bitmap, nil while the log is off
+	watched []uint64    // page bitmap, see SetWatched
+	plugged []uint64    // bitmap of blocks of a Pluggable
+	guard   *guarded    // of a Window
+	hidden  atomic.Bool // SMRAM that devices do not reach
 }
 
 // Size is the region's length in bytes.
@@ -201,6 +202,9 @@ func (m *Memory) Find(gpa GPA) *Region {
 	return nil
 }
 
+// SetHidden takes SMRAM away from devices, or gives it to them, as at first.
+func (r *Region) SetHidden(hidden bool) { r.hidden.Store(hidden) }
+
 // dma reports whether devices may reach [gpa, gpa+n) in this region.
 func (r *Region) dma(gpa GPA, n uint64) bool {
 	switch r.Kind {
@@ -208,6 +212,8 @@ func (r *Region) dma(gpa GPA, n uint64) bool {
 		return r.contains(gpa, n)
 	case Pluggable:
 		return r.contains(gpa, n) && r.Plugged(uint64(gpa-r.Base), n)
+	case SMRAM:
+		return !r.hidden.Load() && r.contains(gpa, n)
 	}
 	return false
 }

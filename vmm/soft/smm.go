@@ -143,6 +143,7 @@ func (a *saveArea) table(at int) vcpu.Table {
 // enterSMM saves the state and goes to the handler (APM vol. 2 §10.3.1, §10.3.5).
 func (c *CPU) enterSMM() {
 	s := c.s
+	c.traceSMM("SMI")
 	var a saveArea
 	for i := range 6 {
 		a.putSegment(smES+16*i, &s.Seg[i])
@@ -175,6 +176,13 @@ func (c *CPU) enterSMM() {
 	s.Seg[vcpu.CS] = vcpu.Segment{Selector: uint16(c.smbase >> 4), Base: uint64(c.smbase), Limit: 0xffffffff, Attr: attrP | attrS | 3}
 	s.RIP = smmEntry
 	c.changedMode()
+}
+
+// traceSMM reports that SMM begins at the present RIP, or has ended to it.
+func (c *CPU) traceSMM(what string) {
+	if c.vm.tracing&TraceInt != 0 {
+		c.vm.trace("cpu %d %s rip %#x rsp %#x smbase %#x count %d", c.id, what, c.s.RIP, c.s.R[vcpu.RSP], c.smbase, c.s.Count)
+	}
 }
 
 // changedMode makes everything that is derived from registers true again.
@@ -253,6 +261,7 @@ func genRSM(c *CPU, _ *decode.Inst) int {
 	}
 	c.smm, c.nmiBlocked = false, c.smmNMI
 	c.changedMode()
+	c.traceSMM("RSM")
 	atomic.OrUint32(&s.Exit, exitIntr) // what waited meanwhile
 	return stExit
 }

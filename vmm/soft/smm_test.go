@@ -146,6 +146,7 @@ func TestSMRAM(t *testing.T) {
 		t.Errorf("open: read %d, then %d is there", got[0], r.Bytes()[0])
 	}
 	g.vm.HideSMRAM(true)
+	r.SetHidden(true)
 	if got := read(false); got[0] != 0xffffffff || r.Bytes()[0] != 5 {
 		t.Errorf("hidden: read %#x, then %d is there", got[0], r.Bytes()[0])
 	}
