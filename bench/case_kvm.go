@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -184,6 +185,7 @@ func (t *insideTestbed) run(name string) (string, error) {
 	if t.e.made[name] != "" {
 		return t.e.made[name], nil
 	}
+	t.jobs = slices.DeleteFunc(t.jobs, func(j insideJob) bool { return !t.e.only.MatchString(j.Name) })
 	data, err := json.Marshal(t.jobs)
 	if err != nil {
 		return "", err

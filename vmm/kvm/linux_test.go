@@ -50,7 +50,7 @@ for f in x2apic tsc_deadline_timer hypervisor svm vmx; do say flag $f $(/bin/bus
 say slept
 up() { /bin/busybox cut -d ' ' -f 1 /proc/uptime; }
 a=$(up)
-/bin/busybox yes ............... | /bin/busybox head -c 131072 >/dev/console
+/bin/busybox yes ............... | /bin/busybox head -c 16384 >/dev/console
 b=$(up)
 say interrupts $(/bin/busybox grep ttyS0 /proc/interrupts)
 say uptimes $a $b

@@ -31,7 +31,7 @@ func TestBootTestbed(t *testing.T) {
 		Script: "cd /tmp && GVMSPAWN_IN_TESTBED=1 /kvm.test -test.v -test.short -test.skip TestSpec -test.timeout 9m -test.run '" + os.Getenv("GVMSPAWN_TESTBED_RUN") + "'",
 		Files: map[string]string{"kvm.test": self, guestDir + "/initrd": guestInitrd(t),
 			guestDir + "/vmlinuz": guesttest.KernelAsset(t, "kernel-bookworm").Path},
-		Timeout: 8 * time.Minute,
+		Timeout: 15 * time.Minute,
 	}.Run(t)
 	if res.Status != 0 {
 		t.Errorf("status %d", res.Status)
