@@ -85,6 +85,7 @@ type Function struct {
 	name string
 	host *Host // set by Host.Add
 	bars []*bar
+	gone bool // guarded by Host.mu: it has left the bus
 
 	// OnReset, if set before the function is added, is called by Host.Reset
 	// to bring the device itself into its power-on state.
@@ -289,6 +290,9 @@ func (f *Function) decode() {
 	on := f.cfg[regCommand]&CommandMemory != 0
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
+	if f.gone {
+		return
+	}
 	for _, b := range f.bars {
 		b.want, b.wantOn = b.get(f.cfg[:]), on
 	}

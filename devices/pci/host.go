@@ -2,6 +2,7 @@ package pci
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -39,20 +40,19 @@ type Address struct{ Slot, Function uint8 }
 // String prints the address as lspci does.
 func (a Address) String() string { return fmt.Sprintf("0000:00:%02x.%d", a.Slot, a.Function) }
 
-// Host is the host bridge and bus 0. Functions are added before the machine
-// runs.
+// Host is the host bridge and bus 0. Functions may come and go while the
+// machine runs; see [Hotplug].
 type Host struct {
 	cfg       Config
 	space     *bus.Space
-	functions [slotCount][functionCount]*Function
-	order     []*Function // in the order of Add
-	last      Address
+	functions [slotCount][functionCount]atomic.Pointer[Function]
 	address   atomic.Uint32
 
-	mu   sync.Mutex // guards the state of all BARs, and the fields below
-	low  uint64     // next free address of each window
-	high uint64
-	ecam uint64 // where ECAM is, if firmware put it there
+	mu    sync.Mutex  // guards the state of all BARs, changes of functions, and the rest
+	order []*Function // in the order of Add
+	low   uint64      // next free address of each window
+	high  uint64
+	ecam  uint64 // where ECAM is, if firmware put it there
 }
 
 // NewHost returns the host bridge, itself at slot 0. BARs appear in space.
@@ -70,7 +70,7 @@ func NewHost(space *bus.Space, cfg Config) (*Host, error) {
 func (h *Host) Add(f *Function) (Address, error) {
 	for fn := range uint8(functionCount) {
 		for slot := uint8(1); slot < slotCount; slot++ {
-			if h.functions[slot][fn] == nil {
+			if h.functions[slot][fn].Load() == nil {
 				a := Address{slot, fn}
 				return a, h.AddAt(f, a)
 			}
@@ -82,15 +82,15 @@ func (h *Host) Add(f *Function) (Address, error) {
 // AddAt is Add with a chosen place. A function other than 0 needs function 0
 // of its slot to be there.
 func (h *Host) AddAt(f *Function, a Address) error {
-	if a.Slot >= slotCount || a.Function >= functionCount || h.functions[a.Slot][a.Function] != nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a.Slot >= slotCount || a.Function >= functionCount || h.functions[a.Slot][a.Function].Load() != nil {
 		return fmt.Errorf("pci %s: %v is not free", f.name, a)
 	}
-	first := h.functions[a.Slot][0]
+	first := h.functions[a.Slot][0].Load()
 	if a.Function > 0 && first == nil {
 		return fmt.Errorf("pci %s: %v has no function 0", f.name, a)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	for _, b := range f.bars {
 		if err := h.assign(f, b); err != nil {
 			return err
@@ -102,10 +102,41 @@ func (h *Host) AddAt(f *Function, a Address) error {
 	}
 	f.initial = f.cfg
 	f.host = h
-	h.functions[a.Slot][a.Function] = f
+	h.functions[a.Slot][a.Function].Store(f)
 	h.order = append(h.order, f)
-	h.last = a
 	return nil
+}
+
+// At is the function at an address, or nil.
+func (h *Host) At(a Address) *Function {
+	return h.functions[a.Slot%slotCount][a.Function%functionCount].Load()
+}
+
+// Remove takes a function off the bus: its BARs decode no longer, and its
+// configuration space reads as ones. It reports whether it was there. A CPU
+// may still be inside the function's device.
+func (h *Host) Remove(f *Function) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.Index(h.order, f)
+	if i < 0 {
+		return false
+	}
+	h.order = slices.Delete(h.order, i, i+1)
+	for slot := range h.functions {
+		for fn := range h.functions[slot] {
+			h.functions[slot][fn].CompareAndSwap(f, nil)
+		}
+	}
+	for _, b := range f.bars {
+		b.wantOn = false
+		if b.mapped {
+			h.unmap(b)
+		}
+	}
+	f.gone = true
+	h.remap() // what it was in the way of
+	return true
 }
 
 // assign gives a BAR the address that it asks for, or the next naturally
@@ -123,8 +154,10 @@ func (h *Host) assign(f *Function, b *bar) error {
 			return fmt.Errorf("pci %s: BAR %d of %#x bytes cannot be at %#x", f.name, b.index, b.Size, b.Address)
 		}
 		addr = b.Address
+	} else if addr < *next || !w.holds(addr, b.Size) {
+		addr = h.gap(w, b.Size)
 	}
-	if (b.Address == 0 && addr < *next) || !w.holds(addr, b.Size) {
+	if !w.holds(addr, b.Size) {
 		return fmt.Errorf("pci %s: no room for BAR %d of %d MiB in the window %#x-%#x",
 			f.name, b.index, b.Size>>20, w.Start, w.End)
 	}
@@ -132,6 +165,22 @@ func (h *Host) assign(f *Function, b *bar) error {
 	b.assigned = addr
 	b.put(f.cfg[:], addr)
 	return nil
+}
+
+// gap is the first naturally aligned address of a window that nobody was
+// given, such as one that a function left behind.
+//
+// Preconditions: h.mu is held.
+func (h *Host) gap(w Window, size uint64) uint64 {
+	addr := (w.Start + size - 1) &^ (size - 1)
+	for w.holds(addr, size) {
+		o := h.owner(addr, size)
+		if o == nil {
+			return addr
+		}
+		addr = (o.assigned + o.Size + size - 1) &^ (size - 1)
+	}
+	return w.End
 }
 
 // owner returns a BAR that was given a part of [addr, addr+size), or nil.
@@ -198,7 +247,7 @@ func (h *Host) mapBAR(f *Function, b *bar) {
 // No CPU runs.
 func (h *Host) Reset() {
 	h.address.Store(0)
-	for _, f := range h.order {
+	for _, f := range h.Functions() {
 		f.reset()
 	}
 }
@@ -222,16 +271,17 @@ func (h *Host) BARs() (low, high []Window) {
 	return low, high
 }
 
-// Last is where Add put the last function.
-func (h *Host) Last() Address { return h.last }
-
 // Functions lists all functions in the order of Add; the first is the bridge.
-func (h *Host) Functions() []*Function { return h.order }
+func (h *Host) Functions() []*Function {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.order)
+}
 
 // read and write access a function's configuration space; bytes beyond its
 // 4 KiB, and functions that are not there, read as ones (PCI 3.0 §6.1).
 func (h *Host) read(slot, fn, off uint64, size int) uint64 {
-	f := h.functions[slot%slotCount][fn%functionCount]
+	f := h.functions[slot%slotCount][fn%functionCount].Load()
 	if f == nil || off+uint64(size) > ecamSize {
 		return bus.Ones(size)
 	}
@@ -239,7 +289,7 @@ func (h *Host) read(slot, fn, off uint64, size int) uint64 {
 }
 
 func (h *Host) write(slot, fn, off uint64, size int, v uint64) {
-	f := h.functions[slot%slotCount][fn%functionCount]
+	f := h.functions[slot%slotCount][fn%functionCount].Load()
 	if f != nil && off+uint64(size) <= ecamSize {
 		f.WriteConfig(int(off), size, v)
 	}

@@ -60,8 +60,10 @@ func (c *Control) WriteByteAt(off uint64, v uint8) {
 
 // The event device's register and its bit for the button.
 const (
-	// PowerButton is the event of a pressed button.
+	// PowerButton is the event of a pressed button, PCIHotplug of devices
+	// that came or are to go.
 	PowerButton = 1 << 0
+	PCIHotplug  = 1 << 3
 	// EventsSize is the size of the register block in bytes.
 	EventsSize = 4
 )

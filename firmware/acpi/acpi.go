@@ -55,6 +55,9 @@ type Config struct {
 	// INTx lists routes for the legacy PCI interrupts INTA to INTD: GSI 16
 	// to 19, rotated by slot. Without it devices have MSI and MSI-X only.
 	INTx bool
+	// HotplugSlots is a mask of PCI slots whose devices may come and go, by
+	// the registers at layout.PCIHotplug. With any, [PCIHotplugEvent] is taken.
+	HotplugSlots uint32
 	// PIC says that a pair of 8259 and an 8254 whose channel 0 is wired to
 	// GSI 2 exist besides the APICs.
 	PIC bool
@@ -101,8 +104,13 @@ type Event struct {
 	Action aml.Term
 }
 
-// PowerButtonEvent is the power button's bit in the GED register.
-const PowerButtonEvent = 1 << 0
+// Bits of the GED register.
+const (
+	// PowerButtonEvent is the power button's.
+	PowerButtonEvent = 1 << 0
+	// PCIHotplugEvent tells to look at the registers at layout.PCIHotplug.
+	PCIHotplugEvent = 1 << 3
+)
 
 // Table is a system description table without its 36-byte header.
 type Table struct {
@@ -190,6 +198,9 @@ func (c *Config) check() error {
 		}
 	}
 	seen := uint32(PowerButtonEvent)
+	if c.HotplugSlots != 0 {
+		seen |= PCIHotplugEvent
+	}
 	for _, e := range c.Events {
 		if e.Bit == 0 || e.Bit&(e.Bit-1) != 0 || seen&e.Bit != 0 {
 			return fmt.Errorf("ACPI tables: event bit %#x is no single free bit", e.Bit)

@@ -22,7 +22,7 @@ func small() Config { return Config{CPUs: 2, RAMEnd: 1 << 30} }
 // full has everything that tables can tell.
 func full() Config {
 	return Config{
-		CPUs: layout.MaxVCPUs, RAMEnd: 40 << 30, INTx: true, PIC: true, Generation: 0x1_bfff_f000,
+		CPUs: layout.MaxVCPUs, RAMEnd: 40 << 30, INTx: true, PIC: true, HotplugSlots: 0xffff_fffe, Generation: 0x1_bfff_f000,
 		Devices: []aml.Term{
 			VirtioMMIO(0, aml.Edge, 10),
 			TPM(0xfed4_0000, 0x5000),

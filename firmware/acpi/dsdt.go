@@ -2,6 +2,7 @@ package acpi
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/gvmspawn/gvmspawn/firmware/acpi/aml"
 	"github.com/gvmspawn/gvmspawn/vmm/layout"
@@ -27,7 +28,7 @@ func dsdt(c Config) []byte {
 	if c.Generation != 0 {
 		sb = append(sb, generation(c.Generation))
 	}
-	sb = append(sb, powerButton(), eventDevice(c.Events))
+	sb = append(sb, powerButton(), eventDevice(c.events()))
 	for i := range c.CPUs {
 		sb = append(sb, processor(i))
 	}
@@ -64,7 +65,44 @@ func pciHost(c Config) aml.Term {
 	if c.INTx {
 		terms = append(terms, aml.Name("_PRT", pciRoutes()))
 	}
+	if c.HotplugSlots != 0 {
+		terms = append(terms, pciSlots(c.HotplugSlots)...)
+	}
 	return aml.Device("PCI0", terms...)
+}
+
+// events are the Generic Event Device's besides the power button.
+func (c *Config) events() []Event {
+	if c.HotplugSlots == 0 {
+		return c.Events
+	}
+	return append([]Event{{PCIHotplugEvent, aml.Path(`\_SB.PCI0.PCNT`)}}, c.Events...)
+}
+
+// pciSlots declares slots whose devices may come and go (§6.3): each has an
+// _EJ0, and PCNT tells the driver of those where something has happened
+// (§5.6.6: 0 is "bus check", 1 is "device check", 3 is "eject request").
+func pciSlots(slots uint32) []aml.Term {
+	const deviceCheck, ejectRequest = 1, 3
+	up := []aml.Term{aml.Store(aml.Path("PCIU"), aml.Local(0))}
+	down := []aml.Term{aml.Store(aml.Path("PCID"), aml.Local(0))}
+	terms := []aml.Term{
+		aml.OperationRegion("PCHP", aml.SystemMemory, layout.PCIHotplug, 12),
+		aml.Field("PCHP", aml.DWordAcc, aml.FieldUnit{Name: "PCIU", Bits: 32}, aml.FieldUnit{Name: "PCID", Bits: 32}, aml.FieldUnit{Name: "PCEJ", Bits: 32}),
+	}
+	for s := slots; s != 0; s &= s - 1 {
+		slot := uint64(bits.TrailingZeros32(s))
+		name := fmt.Sprintf("S%03X", slot)
+		terms = append(terms, aml.Device(name,
+			aml.Name("_ADR", aml.Integer(slot<<16)),
+			aml.Name("_SUN", aml.Integer(slot)),
+			aml.Method("_EJ0", 1, true, aml.Store(aml.Integer(1<<slot), aml.Path("PCEJ"))),
+		))
+		here := aml.And(aml.Local(0), aml.Integer(1<<slot))
+		up = append(up, aml.If(here, aml.Notify(name, deviceCheck)))
+		down = append(down, aml.If(here, aml.Notify(name, ejectRequest)))
+	}
+	return append(terms, aml.Method("PCNT", 0, true, append(up, down...)...))
 }
 
 // pciRoutes is a _PRT (§6.2.13): pin p of slot s is wired to one of four GSIs,
@@ -107,6 +145,7 @@ func motherboard(p *PCI) aml.Term {
 		aml.Name("_CRS", aml.ResourceTemplate(
 			aml.Memory32Fixed(uint32(p.ECAM), uint32(p.Buses)*layout.MiB),
 			aml.Memory32Fixed(layout.GED, layout.GEDSize),
+			aml.Memory32Fixed(layout.PCIHotplug, layout.PCIHotplugSize),
 			aml.IO(layout.PortPM, layout.PortPMSize),
 		)),
 	)

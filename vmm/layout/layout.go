@@ -107,6 +107,11 @@ const (
 	GED     = 0xfed2_0000
 	GEDSize = 0x10
 
+	// PCIHotplug is the register block of the slots whose devices may come
+	// and go.
+	PCIHotplug     = 0xfed3_0000
+	PCIHotplugSize = 0x10
+
 	// Watchdog is the watchdog's registers.
 	Watchdog = 0xfed2_1000
 
