@@ -85,7 +85,7 @@ func (c *command) join(run *span, gpa mem.GPA, n uint64) status {
 // add appends a run of guest memory. Pages that follow each other may still be
 // of different regions.
 func (c *command) add(run span) status {
-	b, err := c.sq.c.mem.Slice(run.gpa, run.n)
+	b, err := c.sq.c.mem.DMA(run.gpa, run.n)
 	if err == nil {
 		c.Bufs, c.pages = append(c.Bufs, b), append(c.pages, run)
 		return noStatus
