@@ -18,6 +18,9 @@ type Options struct {
 	Direct bool
 	// NoLock leaves out the lock that keeps two machines from one image.
 	NoLock bool
+	// File, if set, is the open file; the path is then for people and for
+	// what lies beside it. Where possible it is opened anew, for a lock of its own.
+	File *os.File
 }
 
 // Raw is a disk whose bytes are those of a file or block device.
@@ -71,8 +74,7 @@ func OpenFile(path string, o Options) (*os.File, error) {
 	if o.ReadOnly {
 		flags = os.O_RDONLY
 	}
-	// O_NONBLOCK: opening a FIFO by mistake must not hang.
-	f, err := os.OpenFile(path, flags|syscall.O_NONBLOCK, 0)
+	f, err := open(path, flags, o.File)
 	switch {
 	case errors.Is(err, os.ErrPermission) && !o.ReadOnly:
 		return nil, fmt.Errorf("disk image %s cannot be opened for writing: make it writable or use it read-only: %w", path, err)
@@ -95,6 +97,23 @@ func OpenFile(path string, o Options) (*os.File, error) {
 	return f, nil
 }
 
+// open opens a path or, anew, an open file. O_NONBLOCK: opening a FIFO by
+// mistake must not hang.
+func open(path string, flags int, f *os.File) (*os.File, error) {
+	flags |= syscall.O_NONBLOCK | syscall.O_CLOEXEC
+	if f == nil {
+		return os.OpenFile(path, flags, 0)
+	}
+	fd, err := syscall.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags, 0)
+	if err != nil { // a file that we may not open ourselves
+		fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // checkFile refuses what cannot be a disk image.
 func checkFile(f *os.File, path string) error {
 	st, err := f.Stat()
@@ -109,6 +128,14 @@ func checkFile(f *os.File, path string) error {
 	return nil
 }
 
+// InUseError says that another machine or program has locked an image.
+type InUseError struct{ Path string }
+
+// Error says what to do.
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("disk image %s is in use by another machine or program: stop that first, or open it read-only in both", e.Path)
+}
+
 // lockFile takes an open file description lock on the whole file, which also
 // keeps QEMU's tools away.
 func lockFile(f *os.File, path string, readOnly bool) error {
@@ -121,7 +148,7 @@ func lockFile(f *os.File, path string, readOnly bool) error {
 	case nil, unix.EOPNOTSUPP, unix.ENOLCK, unix.EINVAL:
 		return nil // a file system without locks
 	case unix.EAGAIN, unix.EACCES:
-		return fmt.Errorf("disk image %s is in use by another machine or program: stop that first, or open it read-only in both", path)
+		return &InUseError{Path: path}
 	}
 	return fmt.Errorf("lock disk image %s: %w", path, err)
 }
