@@ -51,6 +51,9 @@ func (m *Machine) assemble() error {
 	if err := m.addDevices(host); err != nil {
 		return err
 	}
+	if err := m.addHotplug(host); err != nil {
+		return err
+	}
 	if m.cfg.Firmware != nil {
 		return m.loadFirmware()
 	}
@@ -300,6 +303,9 @@ func (m *Machine) load(img *linux.Image) error {
 // acpi is what the ACPI tables say.
 func (m *Machine) acpi() acpi.Config {
 	c := acpi.Config{CPUs: m.cfg.CPUs, APICIDs: m.cfg.topology().APICIDs(), RAMEnd: m.memoryEnd(), NoPCI: m.pci == nil, Devices: m.mmioDevices()}
+	if m.disks.plug != nil {
+		c.HotplugSlots = m.disks.plug.Slots()
+	}
 	c.Devices = append(c.Devices, acpi.PanicDevice())
 	c.Tables = append(c.Tables, watchdogTable())
 	if m.cfg.Firmware != nil {

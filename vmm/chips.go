@@ -27,6 +27,7 @@ type chip struct {
 func (m *Machine) addChips() error {
 	reset, off := m.guestReset, func() { m.runner.finish(EndPowerOff, nil) }
 	events := power.NewEvents(m.vm.NewLine(layout.GSIGED))
+	m.raise = events.Raise
 	m.button = func() { events.Raise(power.PowerButton) }
 	keyboard := i8042.New(reset)
 	if m.cfg.Firmware != nil {

@@ -95,6 +95,9 @@ type Config struct {
 	// Debugger, if not nil, lets GDB drive the machine.
 	Debugger *Debugger
 
+	// DiskRemoved, if set, is told of each disk that has left the machine.
+	DiskRemoved func(id string)
+
 	// Log gets what the machine has to say; nil discards it.
 	Log *slog.Logger
 }
@@ -236,6 +239,19 @@ const (
 	FormatQcow2
 )
 
+// DiskCache says how the host caches a disk.
+type DiskCache uint8
+
+const (
+	// CacheWriteback uses the host's page cache; flushes make data durable.
+	CacheWriteback DiskCache = iota
+	// CacheNone does direct I/O, with raw images; others are as with
+	// CacheWriteback.
+	CacheNone
+	// CacheUnsafe ignores flushes: a crash of the host loses what it likes.
+	CacheUnsafe
+)
+
 // Disk is a disk image or block device.
 type Disk struct {
 	Path     string
@@ -244,12 +260,17 @@ type Disk struct {
 	ReadOnly bool
 	// Discard lets the guest punch holes into the image.
 	Discard bool
+	Cache   DiskCache
 	// Ephemeral keeps all writes away from Path and drops them at the end.
 	Ephemeral bool
 	// Serial is the disk's serial number, at most 20 bytes, 30 for SCSI.
 	Serial string
-	// ID tells the disk from the machine's others.
+	// ID tells the disk from the machine's others; RemoveDisk names it.
 	ID string
+	// Removable says that the disk may leave the machine while it runs.
+	Removable bool
+	// File, if set, is the open image; Path is then its name for people.
+	File *os.File
 }
 
 // NIC is a network interface.

@@ -20,6 +20,7 @@ import (
 const maxDiskQueues = 16
 
 func (m *Machine) addDisks(host *pci.Host) error {
+	m.onClose(m.disks.close)
 	for i := range m.cfg.Disks {
 		d := &m.cfg.Disks[i]
 		if d.Bus == DiskPmem {
@@ -29,14 +30,20 @@ func (m *Machine) addDisks(host *pci.Host) error {
 		if err != nil {
 			return err
 		}
-		m.onClose(closeDisk)
+		if err := m.disks.attach(&attachedDisk{d.ID, f, closeDisk}); err != nil {
+			return errors.Join(err, closeDisk())
+		}
 		if f == nil {
 			continue // virtio-mmio
 		}
-		if _, err := host.Add(f); err != nil {
+		a, err := host.Add(f)
+		if err != nil {
 			return err
 		}
-		m.bootDisks = append(m.bootDisks, host.Last())
+		m.bootDisks = append(m.bootDisks, a)
+		if d.Removable && a.Function == 0 {
+			m.disks.slots |= 1 << a.Slot
+		}
 	}
 	return nil
 }
@@ -48,7 +55,7 @@ func (m *Machine) newDisk(d *Disk) (*pci.Function, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	drive := disk.NewDrive(disk.Config{Image: image, Discard: d.Discard, InOrder: m.cfg.Deterministic, Log: m.log})
+	drive := disk.NewDrive(disk.Config{Image: image, Discard: d.Discard, NoFlush: d.Cache == CacheUnsafe, InOrder: m.cfg.Deterministic, Log: m.log})
 	queues := min(m.cfg.CPUs, maxDiskQueues)
 	id := sha256.Sum256([]byte(m.cfg.Name + "\x00" + d.Path + "\x00" + d.ID))
 	var f *pci.Function
@@ -106,11 +113,12 @@ func (m *Machine) virtioFunction(name string, dev interface {
 
 // openDisk opens the image of a disk in the named format.
 func openDisk(d *Disk) (disk.Image, error) {
-	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral || d.Bus == DiskCDROM}
+	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral || d.Bus == DiskCDROM, File: d.File}
 	var image disk.Image
 	var err error
 	switch d.Format {
 	case FormatRaw:
+		o.Direct = d.Cache == CacheNone
 		image, err = disk.OpenRaw(d.Path, o)
 	case FormatQcow2:
 		image, err = qcow2.Open(d.Path, o)

@@ -74,7 +74,9 @@ type Machine struct {
 	feed      func(context.Context, []byte) error
 	vsock     *vsock.Device // nil without a vsock of our own
 	dialVsock func(context.Context, uint32) (net.Conn, error)
-	button    func() // presses the power button
+	button    func()       // presses the power button
+	raise     func(uint32) // raises events of the event device
+	disks     disks
 
 	closers []func() error // undone in reverse order by Close
 }

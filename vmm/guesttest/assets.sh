@@ -9,6 +9,7 @@
 #   kernel-bookworm-generic, kernel-trixie-generic  linux-image-amd64, unpacked
 #   kernel-krun                                     libkrunfw5, unpacked: a kernel without PCI, inside a library
 #   busybox                                         a static busybox
+#   fio                                             fio and busybox with what they need, unpacked (needs root)
 #   ovmf                                            OVMF firmware, unpacked
 #   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
@@ -136,6 +137,16 @@ host() {
 	rm -f "$1"/var/cache/apt/archives/*.deb
 }
 
+# fio INTO unpacks fio with all that it needs to run, and a static busybox.
+fio() {
+	[ "$(id -u)" = 0 ] || die "the tree with fio needs root (mmdebstrap)"
+	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: install the package mmdebstrap"
+	say "unpacking fio"
+	mmdebstrap --quiet --variant=extract --include=base-files,libc6,busybox-static,fio \
+		trixie "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
+	rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/usr/share/{doc,man,locale}
+}
+
 # make NAME MAKER ARGS makes $cache/NAME in one step, unless it is there.
 make() {
 	local name=$1 work="$cache/$1.part"
@@ -157,6 +168,7 @@ for name; do
 	kernel-bookworm-generic) make "$name" kernel bookworm linux-image-amd64 ;;
 	kernel-trixie-generic) make "$name" kernel trixie linux-image-amd64 ;;
 	kernel-krun) make "$name" unpack sid libkrunfw5 ;;
+	fio) make "$name" fio ;;
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
