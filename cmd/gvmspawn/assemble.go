@@ -125,6 +125,10 @@ func (p *plan) assemble(log *slog.Logger) error {
 			return err
 		}
 	}
+	for i := range p.cfg.Disks {
+		p.cfg.Disks[i].ID = fmt.Sprintf("bd%d", i)
+		p.cfg.Disks[i].Cache = diskCache(s.diskCache)
+	}
 	line, err := s.commandLine(p.options, root, p.serialToo())
 	p.cfg.Boot.KASLR = s.kaslr
 	p.cfg.OEMStrings = append([]string(nil), s.smbios11...)
@@ -264,6 +268,10 @@ func diskFormat(s string) vmm.DiskFormat {
 	return vmm.FormatRaw
 }
 
+func diskCache(s string) vmm.DiskCache {
+	return map[string]vmm.DiskCache{"none": vmm.CacheNone, "unsafe": vmm.CacheUnsafe}[s]
+}
+
 func diskBus(s string) vmm.DiskBus {
 	return map[string]vmm.DiskBus{"virtio-blk": vmm.DiskVirtioBlk, "virtio-scsi": vmm.DiskVirtioSCSI, "nvme": vmm.DiskNVMe, "scsi-cd": vmm.DiskCDROM, "pmem": vmm.DiskPmem}[s]
 }
@@ -329,7 +337,7 @@ func (p *plan) addDrives() error {
 		}
 		bus := diskBus(typ)
 		p.cfg.Disks = append(p.cfg.Disks, vmm.Disk{Path: d.Path, Format: diskFormat(d.Format), Bus: bus, ReadOnly: bus == vmm.DiskCDROM,
-			Discard: p.s.discard, Ephemeral: p.s.ephemeral, Serial: serial(d.Path, bus)})
+			Discard: p.s.discard, Ephemeral: p.s.ephemeral, Serial: serial(d.Path, bus), Removable: true})
 	}
 	return nil
 }

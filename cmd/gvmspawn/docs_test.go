@@ -108,7 +108,7 @@ func TestCompletion(t *testing.T) {
 
 func testBash(t *testing.T, bash, script string) {
 	for words, want := range map[string]string{
-		"gvmspawn --dir": "--directory", "gvmspawn --console h": "headless", "gvmspawn --console = n": "native", "gvmspawn l": "list", "gvmspawn --uuid x": "",
+		"gvmspawn --dir": "--directory", "gvmspawn --console h": "headless", "gvmspawn --console = n": "native", "gvmspawn l": "list list-disks", "gvmspawn --uuid x": "",
 	} {
 		n := len(strings.Fields(words)) - 1
 		out, err := exec.Command(bash, "-c", `source "$1"; COMP_WORDS=($2); COMP_CWORD=$3; _gvmspawn 2>/dev/null; echo "${COMPREPLY[*]}"`, "x", script, words, string(rune('0'+n))).CombinedOutput()

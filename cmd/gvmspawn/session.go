@@ -75,6 +75,7 @@ type session struct {
 	guest      string // what the guest last said about itself
 	memory     uint64 // what the guest should have, in bytes; 0: what it starts with
 	exitStatus int    // as the guest reported, 0 if it did not
+	attached   attached
 }
 
 // spawn runs a machine to its end and returns the exit status.
@@ -415,7 +416,11 @@ func (r *session) reboots(ctx context.Context, end vmm.End) bool {
 
 // boot is one boot of the machine.
 func (r *session) boot(ctx context.Context) (vmm.End, error) {
+	r.dropGoing()
+	r.mu.Lock()
 	cfg := r.cfg
+	r.mu.Unlock()
+	cfg.DiskRemoved = r.diskRemoved
 	cfg.Vsock = r.vsock()
 	nics, err := duplicateTAPs(cfg.NICs)
 	if err != nil {

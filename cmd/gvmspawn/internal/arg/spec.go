@@ -64,6 +64,7 @@ func cutEscaped(s string) (before, after string, found bool) {
 // --image-format= and --image-disk-type=.
 var (
 	DiskFormats = []string{"raw", "qcow2"}
+	DiskCaches  = []string{"writeback", "none", "unsafe"}
 	DiskTypes   = []string{"virtio-blk", "virtio-scsi", "nvme", "scsi-cd", "pmem"}
 )
 

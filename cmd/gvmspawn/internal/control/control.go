@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -27,6 +28,7 @@ type Machine interface {
 	Resume() error
 	// Status is whether its CPUs run, and a word: "running", "paused" or "prelaunch".
 	Status() (running bool, word string)
+	Disks
 	// Memory and SetMemory read and change how much memory it has.
 	Memory(context.Context) (Memory, error)
 	SetMemory(bytes uint64) error
@@ -65,8 +67,18 @@ method QueryStatus() -> (running: bool, status: string)
 # With "more": first the event READY with ready set, then the others
 method SubscribeEvents(filter: ?[]string) -> (event: ?string, data: ?object, ready: ?bool)
 
+# Plugs a volume in, as a raw disk; the configuration is a type of disk
+method AddStorage(fileDescriptorIndex: int, name: string, config: ?string) -> ()
+# Asks the guest to let go of it
+method RemoveStorage(name: string) -> ()
+method ReplaceStorage(fileDescriptorIndex: int, name: string) -> ()
+
 error NotConnected ()
 error NotSupported ()
+error NoSuchStorage ()
+error StorageExists ()
+error StorageImmutable ()
+error BadConfig ()
 `
 
 const ownDescription = `# What io.systemd.MachineInstance lacks
@@ -80,6 +92,7 @@ method GetMemory() -> (boot: int, max: int, target: int, current: int, guest: ?[
 method SetMemory(size: int) -> ()
 
 error MemoryRefused (reason: string)
+error DiskRefused (reason: string)
 `
 
 // Errors of io.systemd.MachineInstance.
@@ -120,7 +133,7 @@ func (s *Service) Listen(path, version string) (stop func(), err error) {
 		return nil, err
 	}
 	server := &varlink.Server{Product: "gvmspawn", Version: version, Allow: authorized, Trusted: fromOwner, Methods: s.methods(),
-		Interfaces: map[string]string{"io.systemd.MachineInstance": instanceDescription, "io.gvmspawn.Machine": ownDescription}}
+		Interfaces: map[string]string{"io.systemd.MachineInstance": instanceDescription, "io.gvmspawn.Machine": ownDescription, disksInterface: disksDescription}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -147,12 +160,14 @@ func (s *Service) methods() map[string]varlink.Handler {
 		}
 	}
 	const i = "io.systemd.MachineInstance."
-	return map[string]varlink.Handler{
+	all := map[string]varlink.Handler{
 		i + "Terminate": simple(s.m.Terminate), i + "PowerOff": simple(s.m.PowerOff), i + "Reboot": simple(s.m.Reboot),
 		i + "Pause": simple(s.m.Pause), i + "Resume": simple(s.m.Resume), i + "Describe": s.queryStatus, i + "QueryStatus": s.queryStatus, i + "SubscribeEvents": s.subscribe,
 		"io.gvmspawn.Machine.GetMemory": s.getMemory, "io.gvmspawn.Machine.SetMemory": s.setMemory,
 		"io.gvmspawn.Machine.GetInfo": func(context.Context, *varlink.Call) (any, error) { return map[string]any{"info": s.m.Info()}, nil },
 	}
+	maps.Copy(all, s.diskMethods())
+	return all
 }
 
 func (s *Service) queryStatus(context.Context, *varlink.Call) (any, error) {

@@ -14,6 +14,7 @@ import (
 
 // fake records what is asked of it.
 type fake struct {
+	fakeDisks
 	calls  chan string
 	paused bool
 	gone   bool

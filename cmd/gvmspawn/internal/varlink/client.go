@@ -4,9 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client is a connection to a service. It is used by one goroutine at a time.
@@ -36,6 +40,29 @@ func (c *Client) Close() error { return c.c.Close() }
 func (c *Client) Call(ctx context.Context, method string, in, out any) error {
 	_, err := c.exchange(ctx, method, in, false, func(raw json.RawMessage) error { return decode(raw, out) })
 	return err
+}
+
+// CallWithFile is Call with an open file beside the parameters, number 0.
+func (c *Client) CallWithFile(ctx context.Context, method string, f *os.File, in, out any) error {
+	u, ok := c.c.(*net.UnixConn)
+	if !ok {
+		return errors.New("varlink: files need a Unix socket")
+	}
+	p, err := parameters(in)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(call{Method: method, Parameters: p})
+	if err != nil {
+		return fmt.Errorf("varlink: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { c.c.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // a closed connection fails anyway
+	defer stop()
+	if _, _, err := u.WriteMsgUnix(append(b, 0), unix.UnixRights(int(f.Fd())), nil); err != nil {
+		return contextError(ctx, err)
+	}
+	_, err = c.receive(func(raw json.RawMessage) error { return decode(raw, out) })
+	return contextError(ctx, err)
 }
 
 // CallMore calls a method that replies many times, and calls f for each reply

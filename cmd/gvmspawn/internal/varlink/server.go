@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"os"
 	"sort"
 	"strings"
 	"sync"
@@ -29,6 +30,18 @@ type Call struct {
 	parameters json.RawMessage
 	more       bool
 	write      func(reply) error
+	files      []*os.File // that came with the call; nil for those that were taken
+}
+
+// TakeFile is the i-th file that came with the call, once, or nil. The caller
+// closes it.
+func (c *Call) TakeFile(i int) *os.File {
+	if i < 0 || i >= len(c.files) {
+		return nil
+	}
+	f := c.files[i]
+	c.files[i] = nil
+	return f
 }
 
 // Parameters decodes the call's parameters strictly. Its error is to be returned.
@@ -112,17 +125,19 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	allowed := s.Allow == nil || s.Allow(c)
-	messages := make(chan []byte)
+	messages := make(chan message)
 	go func() { // reading on notices a caller that goes away during a call
 		defer cancel()
-		r := bufio.NewReader(c)
+		from := &fileReader{c: c}
+		defer from.close()
+		r := bufio.NewReader(from)
 		for {
 			msg, err := readMessage(r)
 			if err != nil {
 				return
 			}
 			select {
-			case messages <- msg:
+			case messages <- message{msg, from.take()}:
 			case <-ctx.Done():
 				return
 			}
@@ -130,8 +145,10 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 	}()
 	for {
 		select {
-		case msg := <-messages:
-			if !s.answer(ctx, c, msg, allowed) {
+		case m := <-messages:
+			ok := s.answer(ctx, c, m, allowed)
+			closeFiles(m.files)
+			if !ok {
 				return
 			}
 		case <-ctx.Done():
@@ -141,9 +158,9 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 }
 
 // answer serves one call and reports whether the connection can go on.
-func (s *Server) answer(ctx context.Context, c net.Conn, msg []byte, allowed bool) bool {
+func (s *Server) answer(ctx context.Context, c net.Conn, m message, allowed bool) bool {
 	var in call
-	if err := json.Unmarshal(msg, &in); err != nil {
+	if err := json.Unmarshal(m.bytes, &in); err != nil {
 		return false
 	}
 	write := func(r reply) error {
@@ -155,7 +172,7 @@ func (s *Server) answer(ctx context.Context, c net.Conn, msg []byte, allowed boo
 		}
 		return writeMessage(c, r)
 	}
-	result, err := s.dispatch(ctx, &Call{in.Parameters, in.More, write}, in.Method, allowed)
+	result, err := s.dispatch(ctx, &Call{in.Parameters, in.More, write, m.files}, in.Method, allowed)
 	var e *Error
 	if errors.As(err, &e) {
 		p, err := parameters(e.Parameters)
