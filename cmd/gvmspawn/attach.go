@@ -15,6 +15,7 @@ import (
 // diskDrivers are the types of disks as the control socket calls them.
 var diskDrivers = map[vmm.DiskBus]string{
 	vmm.DiskVirtioBlk: "virtio_blk", vmm.DiskVirtioSCSI: "scsi_hd", vmm.DiskCDROM: "scsi_cd", vmm.DiskNVMe: "nvme",
+	vmm.DiskPmem: "virtio_pmem", // only at boot
 }
 
 // attached are the disks that came while the machine ran, and those that are
@@ -140,11 +141,15 @@ func (c remote) RemoveDisk(id string) error {
 	if err != nil {
 		return control.ErrNotRunning
 	}
-	if err := m.RemoveDisk(id); err != nil {
-		return diskError(err)
-	}
+	err = m.RemoveDisk(id)
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
+	switch {
+	case errors.Is(err, vmm.ErrNoDisk) && c.r.hasDisk(id):
+		return control.ErrDiskIsFixed // no disk of the machine's, but memory
+	case err != nil:
+		return diskError(err)
+	}
 	if c.r.attached.going == nil {
 		c.r.attached.adding, c.r.attached.files, c.r.attached.going = map[string]bool{}, map[string]*os.File{}, map[string]bool{}
 	}

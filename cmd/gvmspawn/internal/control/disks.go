@@ -14,7 +14,7 @@ import (
 type Disk struct {
 	ID       string
 	Format   string // "raw" or "qcow2"
-	Driver   string // "virtio_blk", "scsi_hd", "scsi_cd" or "nvme"
+	Driver   string // "virtio_blk", "scsi_hd", "scsi_cd", "nvme" or, at boot only, "virtio_pmem"
 	ReadOnly bool
 	Discard  bool
 	Serial   string   // empty: as the image's name makes it
@@ -50,7 +50,7 @@ const disksDescription = `# Disks that come and go while a virtual machine runs
 interface io.systemd.VirtualMachineInstance
 
 type BlockFormat (raw, qcow2)
-type BlockDriver (virtio_blk, nvme, scsi_hd, scsi_cd)
+type BlockDriver (virtio_blk, nvme, scsi_hd, scsi_cd, virtio_pmem)
 
 # Plugs a disk in. fileDescriptor is the index of a file sent along; one that
 # is open for reading only makes the disk read-only
