@@ -86,6 +86,9 @@ func (m *Machine) AddDisk(d Disk) error {
 	return nil
 }
 
+// HasDisk reports whether the machine has a disk of that name.
+func (m *Machine) HasDisk(id string) bool { return m.disks.find(id) != nil }
+
 // RemoveDisk asks the guest to let go of a disk. When it has done so, the disk
 // is closed and Config.DiskRemoved is called.
 func (m *Machine) RemoveDisk(id string) error {

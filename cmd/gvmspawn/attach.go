@@ -59,9 +59,15 @@ func (c remote) AddDisk(d control.Disk) (string, error) {
 	r := c.r
 	r.mu.Lock()
 	delete(r.attached.adding, disk.ID)
-	if err == nil && r.machine == m {
+	if err == nil && r.machine != m {
+		err = vmm.ErrNotRunning // it ended meanwhile, with the disk
+	}
+	if err == nil {
 		r.attached.files[disk.ID] = d.File
 		r.cfg.Disks = append(r.cfg.Disks, disk)
+		if !m.HasDisk(disk.ID) {
+			r.forgetDisk(disk.ID) // a guest has ejected it unasked
+		}
 	}
 	r.mu.Unlock()
 	if err != nil {

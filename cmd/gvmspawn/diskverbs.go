@@ -61,6 +61,9 @@ func (c *command) attachDisk(args []string) (int, error) {
 	if err != nil {
 		return exitFailure, fmt.Errorf("attach-disk: %w", err)
 	}
+	if drive.Type == "pmem" {
+		return exitFailure, errors.New("attach-disk: persistent memory cannot come while the machine runs, choose another type")
+	}
 	if drive.Format != "" {
 		d.Format = drive.Format
 	}
