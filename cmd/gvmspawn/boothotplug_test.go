@@ -30,7 +30,7 @@ while :; do
 		case "$known " in *" $n "*) ;; *)
 			line=$(head -n 1 /dev/$n)
 			echo "guest wrote to $n" | dd of=/dev/$n bs=512 seek=8 conv=sync,fsync 2>/dev/null && w=written || w=refused
-			echo "CAME $line as $n, $w, $(cat /sys/block/$n/size) sectors"
+			echo "CAME $line, $w, as $n with $(cat /sys/block/$n/size) sectors"
 			eval "line_$n='$line'" ;;
 		esac
 	done
@@ -208,8 +208,8 @@ func TestBootHotplug(t *testing.T) {
 		t.Errorf("%q, %v", data[4096:4128], err)
 	}
 	// Read-only, because the file is; two at once; a name of the machine's own.
-	p.add("ro-disk", "virtio_blk", "raw", one, os.O_RDONLY, "CAME one as vdb, refused")
-	auto := p.add("", "nvme", "raw", two, os.O_RDWR, "CAME two as nvme0n1, written")
+	p.add("ro-disk", "virtio_blk", "raw", one, os.O_RDONLY, "CAME one, refused")
+	auto := p.add("", "nvme", "raw", two, os.O_RDWR, "CAME two, written")
 	if got := p.list(); got != boot+"ro-disk:virtio_blk:raw:true bd2:nvme:raw:false " || auto != "bd2" {
 		t.Errorf("two: %s, %s", got, auto)
 	}
