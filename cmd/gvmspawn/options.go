@@ -143,7 +143,7 @@ func (s *settings) imageOptions() []getopt.Option {
 		{Long: "image-format", Arg: "FORMAT", Values: arg.DiskFormats, Help: "Format of the image: raw or qcow2", Set: word(&s.imageFormat, arg.DiskFormats)},
 		{Long: "image-disk-type", Arg: "TYPE", Values: arg.DiskTypes, Help: "How disks are attached: virtio-blk, virtio-scsi, nvme, scsi-cd or pmem", Set: word(&s.diskType, arg.DiskTypes)},
 		{Long: "discard-disk", Arg: "BOOL", Values: boolWords, Help: "Let the guest's discard punch holes into images", Set: value(&s.discard, arg.Bool)},
-		{Long: "disk-cache", Arg: "MODE", Values: arg.DiskCaches, Help: "How the host caches disks: writeback, none (direct I/O, raw images) or unsafe (never flushed)", Set: word(&s.diskCache, arg.DiskCaches)},
+		{Long: "disk-cache", Own: true, Arg: "MODE", Values: arg.DiskCaches, Help: "How the host caches disks: writeback, none (direct I/O, raw images) or unsafe (never flushed)", Set: word(&s.diskCache, arg.DiskCaches)},
 		{Long: "grow-image", Short: 'G', Arg: "BYTES", Help: "Grow the image to this size if it is smaller", Set: value(&s.growImage, optionalSize)},
 		{Long: "extra-drive", Arg: "[FORMAT:][TYPE:]PATH", Files: "file", Help: "Attach another disk", Set: list(&s.extraDrives, arg.ParseDrive)},
 		{Long: "bind-volume", Arg: "PROVIDER:VOLUME", Help: "Attach a storage volume (not supported yet)", Set: unsupported("storage providers are")},
