@@ -12,7 +12,7 @@ TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-x86 qemu-utils e2fsprogs acpica-to
 	busybox-static mtools gcc libc6-dev linux-libc-dev git iproute2 openssh-client fdisk dbus groff-base swtpm swtpm-tools gdb
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-long check unit race fuzz boot setup-demo setup-test clean help
+.PHONY: build demo test test-long check unit race fuzz boot setup-demo setup-test setup-long clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,13 +56,14 @@ boot: build ## boot real kernels on real KVM, in the testbed
 	@echo "== whole machines"
 	$(GO) test -count=1 -timeout 25m -run 'TestBoot|TestTestbed' ./vmm/... ./cmd/...
 
-test-long: setup-test build ## the slow suites
+test-long: setup-long build ## the slow suites
 	GVMSPAWN_LONG=1 $(GO) test -count=1 -timeout 5h -run 'TestLong|TestBoot|TestPromised' -v ./...
 	$(MAKE) fuzz FUZZTIME=60s
 
 setup-demo: PACKAGES := $(DEMO_PACKAGES)
 setup-test: PACKAGES := $(TEST_PACKAGES)
-setup-demo setup-test:
+setup-long: PACKAGES := $(TEST_PACKAGES) systemd-container
+setup-demo setup-test setup-long:
 	@command -v $(GO) >/dev/null || { echo "Go 1.26 or later is needed: install it and put it on the PATH"; exit 1; }
 	@missing=; for p in $(PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \

@@ -13,6 +13,7 @@
 #   ovmf                                            OVMF firmware, unpacked
 #   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
+#   tree-bookworm                                   the same with kernel and initrd (needs root)
 #   tree-trixie-tpm                                 the same with what uses a TPM (needs root)
 #   host-vmspawn                                    a host with machined and all, and systemd-vmspawn with
 #                                                   its QEMU, for systemd-nspawn (needs root)
@@ -174,6 +175,7 @@ for name; do
 	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
+	tree-bookworm) make "$name" tree bookworm ,linux-image-cloud-amd64,initramfs-tools ;;
 	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd,systemd-userdbd ;;
 	host-vmspawn) make "$name" host ;;
 	*) die "unknown asset $name" ;;
