@@ -146,7 +146,7 @@ func optionsTable(t *testing.T) map[string]tableRow {
 				if own := regexp.MustCompile("\\(`--" + o[1] + "=?` ([^)]*)\\)").FindStringSubmatch(m[i]); own != nil {
 					return own[1]
 				}
-				return strings.TrimSpace(regexp.MustCompile("\\([^)]*\\)").ReplaceAllString(m[i], ""))
+				return strings.TrimSpace(regexp.MustCompile(`\([^)]*\)`).ReplaceAllString(m[i], ""))
 			}
 			rows[o[1]] = tableRow{cell(2), cell(3), cell(4)}
 		}

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/firmware"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/logging"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/nsresource"
@@ -68,7 +69,11 @@ func (c *command) main(args []string) (int, error) {
 	case s.describe:
 		return 0, c.describeFirmware(s)
 	}
-	return c.spawn(s)
+	status, err := c.spawn(s)
+	if err != nil && len(s.args) > 0 && len(args) == len(s.args) {
+		err = fmt.Errorf("%w ('%s' is no command of %s and was taken as a kernel argument, see --help)", err, arg.Printable(args[0]), c.name)
+	}
+	return status, err
 }
 
 // version is the module's version, and the commit it was built from.

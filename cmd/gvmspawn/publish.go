@@ -220,7 +220,7 @@ func (c remote) Status() (running bool, word string) {
 }
 
 func (c remote) Info() map[string]string {
-	info := map[string]string{"cpus": strconv.Itoa(c.r.cfg.CPUs), "ram": strconv.FormatUint(c.r.cfg.RAM, 10), "guest": c.r.guestStatus(), "command-line": c.r.cfg.Boot.CommandLine}
+	info := map[string]string{"cpus": strconv.Itoa(c.r.cfg.CPUs), "ram": strconv.FormatUint(c.r.cfg.RAM>>20, 10) + " MiB", "guest": c.r.guestStatus(), "command-line": c.r.cfg.Boot.CommandLine}
 	if m, err := c.current(); err == nil {
 		info["engine"], _ = m.Engine()
 	}

@@ -146,6 +146,9 @@ func (c *command) showStatus(args []string) (int, error) {
 	return 0, nil
 }
 
+// stopPatience is how long "gvmspawn stop" waits before it says so.
+const stopPatience = 3 * time.Second
+
 func (c *command) stopMachine(args []string) (int, error) {
 	force := false
 	var table = getopt.Table{{Title: "Options", Options: []getopt.Option{{Long: "force", Short: 'f', Help: "Kill the machine", Set: flag(&force)}}}}
@@ -166,6 +169,10 @@ func (c *command) stopMachine(args []string) (int, error) {
 	if err := control.Call(ctx, filepath.Join(dir, instance.ControlSocket), method); err != nil {
 		return exitFailure, fmt.Errorf("cannot stop machine '%s': %w", args[0], err)
 	}
+	slow := time.AfterFunc(stopPatience, func() {
+		fmt.Fprintf(c.stderr, "Waiting for machine '%s' to power off; 'gvmspawn stop --force %s' kills it.\n", args[0], args[0])
+	})
+	defer slow.Stop()
 	if err := instance.Wait(ctx, dir); err != nil {
 		return exitFailure, fmt.Errorf("machine '%s' is still running: %w", args[0], err)
 	}

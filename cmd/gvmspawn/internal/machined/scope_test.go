@@ -1,15 +1,15 @@
 package machined
 
 import (
-	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/bustest"
 )
 
 // manager1 is a service manager that keeps what it is asked.
@@ -52,31 +52,9 @@ func (m *manager1) UnregisterMachine(name string) *dbus.Error {
 // fakeBus starts a bus with a fake systemd and machined on it.
 func fakeBus(t *testing.T) *manager1 {
 	t.Helper()
-	daemon, err := exec.LookPath("dbus-daemon")
-	if err != nil {
-		t.Skip("needs dbus-daemon")
-	}
-	c := exec.Command(daemon, "--session", "--nofork", "--print-address")
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Skipf("dbus-daemon does not work here: %v", err)
-	}
-	address = strings.TrimSpace(address)
+	address, b := bustest.Start(t)
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", address)
-	b, err := dbus.Connect(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
 	m := &manager1{make(chan string, 10)}
 	for name, path := range map[string]dbus.ObjectPath{systemd: "/org/freedesktop/systemd1", manager: "/org/freedesktop/machine1"} {
 		if err := b.Export(m, path, name+".Manager"); err != nil {

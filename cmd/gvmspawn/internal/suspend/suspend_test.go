@@ -1,16 +1,15 @@
 package suspend
 
 import (
-	"bufio"
 	"context"
 	"io"
 	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/bustest"
 )
 
 // login1 hands out inhibitors, the writing ends of pipes.
@@ -29,30 +28,8 @@ func (l *login1) Inhibit(what, _, _, mode string) (dbus.UnixFD, *dbus.Error) {
 }
 
 func TestWatch(t *testing.T) {
-	daemon, err := exec.LookPath("dbus-daemon")
-	if err != nil {
-		t.Skip("needs dbus-daemon")
-	}
-	c := exec.Command(daemon, "--session", "--nofork", "--print-address")
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer c.Wait()
-	defer c.Process.Kill()
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Skipf("dbus-daemon does not work here: %v", err)
-	}
-	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", strings.TrimSpace(address))
-	b, err := dbus.ConnectSystemBus()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
+	address, b := bustest.Start(t)
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := Watch(ctx, "test", nil, nil); err == nil {
 		t.Error("no error without logind")
