@@ -46,6 +46,10 @@ func (s *State) r16(r uint8) *uint16 { return (*uint16)(unsafe.Pointer(&s.R[r&15
 // addr is the state's own address.
 func (s *State) addr() uint64 { return uint64(uintptr(unsafe.Pointer(s))) }
 
+// vexArgs is where VEX instructions have their operands: aligned as the strictest
+// of them wants its memory operand.
+func (s *State) vexArgs() *vexArgs { return (*vexArgs)(unsafe.Pointer(&s.Scratch)) }
+
 func (s *State) scratchAddr() uint64 { return uint64(uintptr(unsafe.Pointer(&s.Scratch))) }
 
 // xmmBytes is the low n bytes of a vector register.

@@ -139,7 +139,7 @@ func vexRm(in *decode.Inst) uint8  { return in.ModRM&7 | in.REX&1<<3 }
 
 // genVex is every VEX instruction without a function of its own.
 func genVex(c *CPU, in *decode.Inst) int {
-	f, s, a := in.Form, c.s, &c.vexArgs
+	f, s, a := in.Form, c.s, c.s.vexArgs()
 	if f.Reg == 'v' || f.Rm == 'v' || f.Vvvv == 'v' {
 		if !c.avxUsable() {
 			return stFault
@@ -194,7 +194,7 @@ func genVex(c *CPU, in *decode.Inst) int {
 
 // vexResult takes what callVex left in registers.
 func (c *CPU) vexResult(in *decode.Inst) {
-	f, s, a := in.Form, c.s, &c.vexArgs
+	f, s, a := in.Form, c.s, c.s.vexArgs()
 	if f.Flags {
 		s.setArith(a.flags)
 	}

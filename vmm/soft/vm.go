@@ -148,7 +148,6 @@ type CPU struct {
 	cached                int
 	ended                 bool // the block under construction ends with a branch
 	native                nativeArgs
-	vexArgs               vexArgs
 	thunks                thunks
 	star, lstar, cstar    uint64
 	fmask, kernelGS       uint64
