@@ -165,9 +165,14 @@ func (m *booted) waitCount(text string, n int) {
 // status waits for the end and returns the exit status.
 func (m *booted) status() int {
 	m.t.Helper()
+	return m.statusWithin(bootTime)
+}
+
+func (m *booted) statusWithin(limit time.Duration) int {
+	m.t.Helper()
 	select {
 	case <-m.ended:
-	case <-time.After(bootTime):
+	case <-time.After(limit):
 		m.dump()
 		m.t.Fatal("the machine does not end")
 	}
