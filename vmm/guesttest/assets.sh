@@ -11,6 +11,7 @@
 #   busybox                                         a static busybox
 #   fio                                             fio and busybox with what they need, unpacked (needs root)
 #   ovmf                                            OVMF firmware, unpacked
+#   shim-signed, grub-signed                        the boot loaders that Microsoft and Debian signed
 #   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
 #   tree-bookworm                                   the same with kernel and initrd (needs root)
@@ -172,6 +173,8 @@ for name; do
 	fio) make "$name" fio ;;
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
+	shim-signed) make "$name" unpack bookworm shim-signed ;;
+	grub-signed) make "$name" unpack bookworm grub-efi-amd64-signed ;;
 	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;

@@ -1,0 +1,40 @@
+package vmm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
+)
+
+// TestLongSecureBoot: with Microsoft's keys enrolled, OVMF refuses an unsigned
+// unified kernel image, which boots without keys (TestBootFirmwareDisk), and starts
+// Debian's shim, which starts Debian's GRUB.
+func TestLongSecureBoot(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1")
+	}
+	cfg := Config{
+		Name: "secure", CPUs: 1, RAM: 512 << 20, Accel: AccelSoft, Firmware: secureOVMF(t, "OVMF_VARS_4M.ms.fd"),
+		Disks: []Disk{{Path: efiDisk(t, "kernel-trixie"), Format: FormatRaw}},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	converse(ctx, t, cfg, 6*time.Minute,
+		step{text: `failed to load Boot0001`}, step{text: ": Access Denied"},
+		step{text: `"EFI Internal Shell"`}, step{text: ": Security Violation"},
+		step{text: "No bootable option or device was found", do: cancel})
+
+	shim := filepath.Join(guesttest.Asset(t, "shim-signed"), "usr/lib/shim/shimx64.efi.signed")
+	grub := filepath.Join(guesttest.Asset(t, "grub-signed"), "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+	disk := buildDisk(t, shim, t.TempDir(), 8)
+	command(t, "", "mcopy", "-i", disk+"@@1M", grub, "::/EFI/BOOT/grubx64.efi")
+	cfg.Firmware = secureOVMF(t, "OVMF_VARS_4M.ms.fd")
+	cfg.Disks = []Disk{{Path: disk, Format: FormatRaw}}
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	converse(ctx, t, cfg, 6*time.Minute, step{text: "grub>", do: cancel})
+}
