@@ -111,7 +111,7 @@ func (s *settings) chooseFirmware() (*firmware.Descriptor, error) {
 		}
 		return d, nil
 	}
-	return firmware.Find(firmware.Directories(), s.features, false)
+	return firmware.Find(firmware.Directories(), s.features)
 }
 
 // addFirmware gives the machine its firmware and the variables of it.

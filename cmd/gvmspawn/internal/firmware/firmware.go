@@ -171,10 +171,10 @@ func (d *Descriptor) forMachine() bool {
 	return false
 }
 
-// Find returns the first descriptor that fits. Firmware that requires SMM is
-// taken last if smm is false: then the machine has to say that it cannot. The
-// error, ErrNone, says for each descriptor why it does not fit.
-func Find(directories []string, features *Features, smm bool) (*Descriptor, error) {
+// Find returns the first descriptor that fits. Firmware that requires System
+// Management Mode comes after all that does not, as the machine has no SMM with
+// KVM. The error, ErrNone, says for each descriptor why it does not fit.
+func Find(directories []string, features *Features) (*Descriptor, error) {
 	paths := List(directories)
 	if len(paths) == 0 {
 		return nil, fmt.Errorf("%w: there is no descriptor in %s; install firmware, such as Debian's package ovmf",
@@ -187,7 +187,7 @@ func Find(directories []string, features *Features, smm bool) (*Descriptor, erro
 		switch {
 		case err != nil:
 			why = append(why, err.Error())
-		case smm || !d.RequiresSMM():
+		case !d.RequiresSMM():
 			return d, nil
 		case last == nil:
 			last = d

@@ -53,29 +53,27 @@ func TestFind(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, features, secureBoot string
-		smm                        bool
 		files                      map[string]string
 		want                       string // a file, or what the error contains
 	}{
-		{"default, SMM", "", "", true, debian, "50-secure.json"},
-		{"default, no SMM", "", "", false, debian, "60-plain.json"},
-		{"secure boot", "", "yes", false, debian, "50-secure.json"},
-		{"no secure boot", "", "no", true, debian, "60-plain.json"},
-		{"enrolled keys", "enrolled-keys", "", true, debian, "40-enrolled.json"},
-		{"requiring wins", "secure-boot,~secure-boot", "", true, debian, "50-secure.json"},
-		{"excluded", "~requires-smm", "yes", true, debian, "50-secure.json has the feature requires-smm"},
-		{"missing feature", "amd-sev", "", true, debian, "60-plain.json lacks the feature amd-sev"},
-		{"nothing there", "", "", true, nil, "install firmware"},
-		{"BIOS", "", "", true, map[string]string{"1.json": replace("uefi", "bios")}, "is no UEFI firmware"},
-		{"other architecture", "", "", true, map[string]string{"1.json": replace("x86_64", "aarch64")}, "not for x86-64"},
-		{"other machine", "", "", true, map[string]string{"1.json": replace("pc-q35", "microvm")}, "not for x86-64"},
-		{"memory", "", "", true, map[string]string{"1.json": replace("flash", "memory")}, "is mapped as memory"},
-		{"combined", "", "", true, map[string]string{"1.json": replace(`"flash"`, `"flash", "mode": "combined"`)}, "is mapped as flash combined"},
-		{"no template", "", "", true, map[string]string{"1.json": replace("/vars", "")}, "names no template"},
-		{"bad format", "", "", true, map[string]string{"1.json": replace(`"format": "raw"`, `"format": "vmdk"`)}, `format "vmdk"`},
-		{"not JSON", "", "", true, map[string]string{"1.json": "hello", "2.json": plain}, "2.json"},
-		{"only not JSON", "", "", true, map[string]string{"1.json": "hello"}, "is not a firmware descriptor"},
-		{"no targets", "", "", true, map[string]string{"1.json": `{"interface-types": ["uefi"], "mapping": {"device": "flash"}}`}, `field "targets" is missing`},
+		{"default", "", "", debian, "60-plain.json"},
+		{"secure boot", "", "yes", debian, "50-secure.json"},
+		{"no secure boot", "", "no", debian, "60-plain.json"},
+		{"enrolled keys", "enrolled-keys", "", debian, "40-enrolled.json"},
+		{"requiring wins", "secure-boot,~secure-boot", "", debian, "50-secure.json"},
+		{"excluded", "~requires-smm", "yes", debian, "50-secure.json has the feature requires-smm"},
+		{"missing feature", "amd-sev", "", debian, "60-plain.json lacks the feature amd-sev"},
+		{"nothing there", "", "", nil, "install firmware"},
+		{"BIOS", "", "", map[string]string{"1.json": replace("uefi", "bios")}, "is no UEFI firmware"},
+		{"other architecture", "", "", map[string]string{"1.json": replace("x86_64", "aarch64")}, "not for x86-64"},
+		{"other machine", "", "", map[string]string{"1.json": replace("pc-q35", "microvm")}, "not for x86-64"},
+		{"memory", "", "", map[string]string{"1.json": replace("flash", "memory")}, "is mapped as memory"},
+		{"combined", "", "", map[string]string{"1.json": replace(`"flash"`, `"flash", "mode": "combined"`)}, "is mapped as flash combined"},
+		{"no template", "", "", map[string]string{"1.json": replace("/vars", "")}, "names no template"},
+		{"bad format", "", "", map[string]string{"1.json": replace(`"format": "raw"`, `"format": "vmdk"`)}, `format "vmdk"`},
+		{"not JSON", "", "", map[string]string{"1.json": "hello", "2.json": plain}, "2.json"},
+		{"only not JSON", "", "", map[string]string{"1.json": "hello"}, "is not a firmware descriptor"},
+		{"no targets", "", "", map[string]string{"1.json": `{"interface-types": ["uefi"], "mapping": {"device": "flash"}}`}, `field "targets" is missing`},
 	} {
 		f := NewFeatures()
 		err := f.SetSecureBoot(c.secureBoot)
@@ -85,7 +83,7 @@ func TestFind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := Find([]string{newDirectory(t, c.files)}, f, c.smm)
+		d, err := Find([]string{newDirectory(t, c.files)}, f)
 		switch {
 		case err != nil && (!errors.Is(err, ErrNone) || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: %v, want %s", c.name, err, c.want)
