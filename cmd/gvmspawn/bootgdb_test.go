@@ -144,7 +144,8 @@ func waitSocket(t *testing.T, path string) {
 // gdbScriptKVM is for the testbed, whose QEMU has in a nested guest neither
 // breakpoints by debug register nor an intercept of INT3: steps, registers, memory,
 // and an interrupt in the shell's loop.
-const gdbScriptKVM = `set pagination off
+const gdbScriptKVM = `set remotetimeout 60
+set pagination off
 set confirm off
 target remote /tmp/socket
 printf "start cs=%x pg=%d lma=%d\n", $cs, $cr0 >> 31 & 1, $efer >> 10 & 1
