@@ -16,9 +16,12 @@ import (
 
 // ovmf returns the code image and a fresh copy of the variable store of
 // Debian's OVMF.
-func ovmf(t testing.TB) (code, vars string) {
+func ovmf(t testing.TB) (code, vars string) { return ovmfOf(t, "ovmf") }
+
+// ovmfOf is ovmf of a release of Debian.
+func ovmfOf(t testing.TB, asset string) (code, vars string) {
 	t.Helper()
-	dir := filepath.Join(guesttest.Asset(t, "ovmf"), "usr/share/OVMF")
+	dir := filepath.Join(guesttest.Asset(t, asset), "usr/share/OVMF")
 	template, err := os.ReadFile(filepath.Join(dir, "OVMF_VARS_4M.fd"))
 	if err != nil {
 		t.Fatal(err)

@@ -149,13 +149,22 @@ func TestBootFirmwareDisk(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a machine on the software CPU")
 	}
-	firmwareDisk(t, AccelSoft, 2, 5*time.Minute)
+	firmwareDisk(t, "ovmf", 2, 5*time.Minute)
 }
 
-func firmwareDisk(t *testing.T, accel Accel, cpus int, limit time.Duration) {
-	code, vars := ovmf(t)
+// TestLongFirmwareTrixie is TestBootFirmwareDisk with the firmware of Debian 13,
+// which puts ECAM elsewhere.
+func TestLongFirmwareTrixie(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1")
+	}
+	firmwareDisk(t, "ovmf-trixie", 4, 5*time.Minute)
+}
+
+func firmwareDisk(t *testing.T, asset string, cpus int, limit time.Duration) {
+	code, vars := ovmfOf(t, asset)
 	cfg := Config{
-		Name: "disk", CPUs: cpus, RAM: 512 << 20, Accel: accel, OEMStrings: []string{"io.systemd.credential:greeting=hello"},
+		Name: "disk", CPUs: cpus, RAM: 512 << 20, Accel: AccelSoft, OEMStrings: []string{"io.systemd.credential:greeting=hello"},
 		Firmware: &Firmware{Code: code, Vars: vars},
 		Disks:    []Disk{{Path: efiDisk(t, "kernel-trixie"), Format: FormatRaw}},
 	}
@@ -263,6 +272,7 @@ func TestFirmwareErrors(t *testing.T) {
 		{Firmware{Code: odd}, "no multiple of 4 KiB"},
 		{Firmware{Code: code, Vars: filepath.Join(dir, "none.fd")}, "cannot open the variable store"},
 		{Firmware{Code: code, Vars: put("vars.fd", 1<<16)}, "not a variable store"},
+		{Firmware{Code: code, Items: []FirmwareItem{{Name: strings.Repeat("n", 56)}}}, "1 to 55 bytes"},
 		{Firmware{Code: code, SMM: true}, "System Management Mode"},
 	} {
 		_, err := New(Config{CPUs: 1, RAM: 64 << 20, Accel: AccelSoft, Firmware: &c.f})

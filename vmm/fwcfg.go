@@ -68,6 +68,10 @@ func (m *Machine) addSMBIOS(d *fwcfg.Device) error {
 	if err != nil {
 		return err
 	}
+	if len(table) > smbios.LinuxTableMax {
+		return fmt.Errorf("the SMBIOS strings need %d KiB, but Linux reads no more than %d KiB, with firmware, too: give fewer or shorter ones",
+			len(table)>>10, smbios.LinuxTableMax>>10)
+	}
 	return errors.Join(
 		d.AddFile("etc/smbios/smbios-anchor", smbios.EntryPoint(0, uint32(len(table)))),
 		d.AddFile("etc/smbios/smbios-tables", table))

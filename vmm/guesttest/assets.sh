@@ -12,6 +12,7 @@
 #   fio                                             fio and busybox with what they need, unpacked (needs root)
 #   ovmf                                            OVMF firmware, unpacked
 #   shim-signed, grub-signed                        the boot loaders that Microsoft and Debian signed
+#   ovmf-trixie                                     the same of Debian 13
 #   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
 #   tree-bookworm                                   the same with kernel and initrd (needs root)
@@ -175,6 +176,7 @@ for name; do
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	shim-signed) make "$name" unpack bookworm shim-signed ;;
 	grub-signed) make "$name" unpack bookworm grub-efi-amd64-signed ;;
+	ovmf-trixie) make "$name" unpack trixie ovmf ;;
 	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
