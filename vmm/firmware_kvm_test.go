@@ -24,7 +24,7 @@ func TestLongFirmwareKVM(t *testing.T) {
 	res := guesttest.Testbed{
 		Files:   map[string]string{"bin/vmm.test": os.Args[0], "ovmf/code.fd": code, "ovmf/vars.fd": vars},
 		Disks:   []string{efiDisk(t, "kernel-trixie")},
-		Timeout: 10 * time.Minute,
+		Timeout: 30 * time.Minute,
 		Script:  inTestbed + "=1 vmm.test -test.v -test.run '^TestFirmwareInTestbed$'",
 	}.Run(t)
 	if res.Status != 0 || !strings.Contains(res.Output, "--- PASS: TestFirmwareInTestbed") {
@@ -42,12 +42,12 @@ func TestFirmwareInTestbed(t *testing.T) {
 		Name: "kvm", CPUs: 2, RAM: 512 << 20, Accel: AccelKVM,
 		Firmware: &Firmware{Code: filepath.Join(dir, "code.fd"), Vars: filepath.Join(dir, "vars.fd")},
 		Disks:    []Disk{{Path: "/dev/vda", Format: FormatRaw}},
-	}, 9*time.Minute,
+	}, 25*time.Minute,
 		step{text: "EFI /sys/firmware/efi 64"},
 		step{text: "CPUS 2"},
-		step{text: "VARIABLE SET"},
+		step{text: "VARIABLE SET", do: func() { t.Log("the variable is set") }},
 		step{text: "READY", answer: "reboot\n"},
-		step{text: "VARIABLE value"},
+		step{text: "VARIABLE value", do: func() { t.Log("the variable is kept") }},
 		step{text: "READY", answer: "off\n"},
 	)
 	if end != EndPowerOff {
