@@ -11,10 +11,12 @@ type vringFile struct {
 	fd    int32
 }
 
-// vringAddr is struct vhost_vring_addr. The addresses are this process's.
+// vringAddr is struct vhost_vring_addr. The addresses are this process's. flags
+// and log_guest_addr stay 0: nobody logs.
 type vringAddr struct {
-	index, flags           uint32
-	desc, used, avail, log uint64
+	index, _          uint32
+	desc, used, avail uint64
+	_                 uint64
 }
 
 // memoryRegion is struct vhost_memory_region.
