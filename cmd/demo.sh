@@ -28,7 +28,7 @@ END
 echo "== ./gvmspawn -D <Debian tree> --linux <vmlinuz>"
 start=$(date +%s.%N)
 status=0
-./gvmspawn --directory="$tree" --linux="$kernel/vmlinuz" --ram=1G --console=read-only \
+./gvmspawn --directory="$tree" --linux="$kernel/vmlinuz" --ram=1G --tpm=no --console=read-only \
 	--set-credential="systemd.extra-unit.demo.service:$unit" \
 	--set-credential="systemd.unit-dropin.multi-user.target:[Unit]
 Wants=demo.service" </dev/null || status=$?
