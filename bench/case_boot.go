@@ -13,7 +13,7 @@ import (
 
 var bootMetrics = []metric{{"to init", "s", false}, {"to end", "s", false}, {"CPU time", "s", false}}
 
-// bootSoftCase is issue B's first row: the kernel as the user gives it.
+// bootSoftCase is the first row of the software CPU's promises: the kernel as the user gives it.
 var bootSoftCase = benchmark{
 	name:  "boot-soft",
 	about: "bookworm's cloud bzImage and an initramfs on a software CPU: start, init, power-off",
@@ -58,7 +58,7 @@ ExecStart=/bin/systemctl poweroff --no-block
 WantedBy=multi-user.target
 `
 
-// treeSoftCase is issue B's second row.
+// treeSoftCase is the second row of them.
 var treeSoftCase = benchmark{
 	name:  "tree-soft",
 	about: "a Debian tree on virtio-fs with systemd, on a software CPU: start, multi-user, power-off",

@@ -42,7 +42,7 @@ while :; do
 done
 `
 
-// TestLongFio is issue C's proof for disks: fio --verify=crc32c over all types of
+// TestLongFio proves disks: fio --verify=crc32c over all types of
 // disks and both engines, and kill -9 of gvmspawn during writes, after which
 // qemu-img finds no error and no flush that was answered is lost.
 func TestLongFio(t *testing.T) {

@@ -324,7 +324,7 @@ func TestSlowRequests(t *testing.T) {
 // Several queues share one image; resets come at any time.
 func TestQueuesAndResets(t *testing.T) { resets(t, 100) }
 
-// Issue C's ten thousand resets under load.
+// Ten thousand resets under load, the long suite's.
 func TestLongResets(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("set GVMSPAWN_LONG=1 for the long tests")

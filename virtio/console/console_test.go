@@ -325,7 +325,7 @@ func TestMultiport(t *testing.T) {
 // Reset with everything in flight.
 func TestResetStorm(t *testing.T) { resets(t, 200) }
 
-// Issue C's ten thousand resets under load.
+// Ten thousand resets under load, the long suite's.
 func TestLongResets(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("set GVMSPAWN_LONG=1 for the long tests")

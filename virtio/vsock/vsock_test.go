@@ -400,7 +400,7 @@ func TestTransportReset(t *testing.T) {
 // A reset breaks connections and waiting calls, and leaves listeners.
 func TestReset(t *testing.T) { resets(t, 50) }
 
-// Issue C's ten thousand resets under load.
+// Ten thousand resets under load, the long suite's.
 func TestLongResets(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
@@ -445,7 +445,7 @@ func resets(t *testing.T, n int) {
 // Connections from both sides, one after the other: ports and memory come back.
 func TestManyConnections(t *testing.T) { connections(t, 500) }
 
-// Issue C's hundred thousand.
+// A hundred thousand, the long suite's.
 func TestLongConnections(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
