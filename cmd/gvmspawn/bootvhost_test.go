@@ -37,7 +37,6 @@ poweroff -f`)
 			builtin: filepath.Join(kernel.Dir, builtin),
 		},
 		Modules: []string{"virtiofs", "virtio_pci", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng", "virtio_net", "vhost_vsock", "vhost_net", "tun"},
-		SMP:     true,
 		Timeout: 5 * time.Minute,
 		Script: `
 is() { if [ "$2" = "$3" ]; then echo "CHECK $1 ok"; else echo "CHECK $1 FAIL: got '$2', want '$3'"; fi; }
