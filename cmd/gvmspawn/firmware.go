@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -147,12 +146,11 @@ func (p *plan) firmwareCode(image firmware.Image) (string, error) {
 
 // anonymous is the path of a file in memory that the plan holds.
 func (p *plan) anonymous(name string, content []byte) (string, error) {
-	f, err := firmware.Anonymous(name, content)
+	f, err := bootentry.ToMemory(name, bytes.NewReader(content))
 	if err != nil {
 		return "", err
 	}
-	p.files = append(p.files, f)
-	return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())), nil
+	return p.hold(f), nil
 }
 
 // firmwareVariables is the path of the machine's variable store, made from the

@@ -151,15 +151,17 @@ func openVolume(r io.ReaderAt) fs.FS {
 	return nil
 }
 
+// hold keeps a file open as long as the plan, and returns a path of it.
+func (p *plan) hold(f *os.File) string {
+	p.files = append(p.files, f)
+	return "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+}
+
 // use boots a kernel whose files are open.
 func (p *plan) use(k *bootentry.Kernel) {
-	name := func(f *os.File) string {
-		p.files = append(p.files, f)
-		return "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	}
-	p.cfg.Boot.Kernel = name(k.Kernel)
+	p.cfg.Boot.Kernel = p.hold(k.Kernel)
 	for _, f := range k.Initrds {
-		p.cfg.Boot.Initrds = append(p.cfg.Boot.Initrds, name(f))
+		p.cfg.Boot.Initrds = append(p.cfg.Boot.Initrds, p.hold(f))
 	}
 	p.options = strings.Fields(k.Options)
 	if p.image.Directory {

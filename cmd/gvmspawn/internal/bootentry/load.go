@@ -209,7 +209,7 @@ func (k *Kernel) addUKI(u *UKI, fsys fs.FS, name string, profile int) (err error
 	if profile >= u.Profiles() {
 		return fmt.Errorf("there is no profile %d", profile)
 	}
-	if k.Kernel, err = toMemory("kernel", u.Section(".linux", profile)); err != nil {
+	if k.Kernel, err = ToMemory("kernel", u.Section(".linux", profile)); err != nil {
 		return err
 	}
 	parts := []*UKI{u}
@@ -228,7 +228,7 @@ func (k *Kernel) addUKI(u *UKI, fsys fs.FS, name string, profile int) (err error
 			if s == nil {
 				continue
 			}
-			f, err := toMemory("initrd", s)
+			f, err := ToMemory("initrd", s)
 			if err != nil {
 				return err
 			}
@@ -267,11 +267,12 @@ func open(fsys fs.FS, name string) (*os.File, error) {
 		return n.File, nil
 	}
 	defer f.Close()
-	return toMemory(path.Base(name), f)
+	return ToMemory(path.Base(name), f)
 }
 
-// toMemory copies r into a file in memory.
-func toMemory(name string, r io.Reader) (*os.File, error) {
+// ToMemory copies r, up to its end, into a file in memory that is gone when it is
+// closed.
+func ToMemory(name string, r io.Reader) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a file in memory: %w", err)

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gvmspawn/gvmspawn/firmware/uefi"
 )
 
@@ -133,19 +131,4 @@ func bare(err error) error {
 		return le.Err
 	}
 	return err
-}
-
-// Anonymous is a file in memory without a name, which is gone when it is
-// closed.
-func Anonymous(name string, content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot fill a file in memory: %w", err)
-	}
-	return f, nil
 }
