@@ -149,7 +149,7 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	for i, q := range a.Queues {
 		// §5.2.5.1: without MQ only the first queue is used.
 		if q != nil && (i == 0 || a.Features.Has(VIRTIO_BLK_F_MQ)) {
-			w := &worker{dev: d, q: q, disk: d.cfg.Drive.NewQueue(q.Notify), writable: !d.image.ReadOnly()}
+			w := newWorker(d, q)
 			if !d.cfg.Drive.InOrder() {
 				q.Inline(w.inline)
 			}

@@ -22,10 +22,10 @@ func (r *request) parse() (status byte, valid bool) {
 	switch typ {
 	case VIRTIO_BLK_T_IN:
 		r.Op = disk.OpRead
-		r.gather(c.Writable, 0, c.WritableLen-1)
+		r.data(c.Writable, 0, c.WritableLen-1)
 	case VIRTIO_BLK_T_OUT:
 		r.Op = disk.OpWrite
-		r.gather(c.Readable, headerSize, c.ReadableLen-headerSize)
+		r.data(c.Readable, headerSize, c.ReadableLen-headerSize)
 		if !r.w.writable {
 			// §5.2.6.2: a write to a read-only device fails.
 			return VIRTIO_BLK_S_IOERR, false
@@ -63,20 +63,9 @@ func (r *request) bound(sector uint64) (status byte, valid bool) {
 	return VIRTIO_BLK_S_OK, true
 }
 
-// gather collects n bytes of the buffers, from byte off on.
-func (r *request) gather(bufs []virtq.Buffer, off, n uint64) {
-	r.N = n
-	for _, b := range bufs {
-		p := b.Bytes
-		k := min(off, uint64(len(p)))
-		off -= k
-		p = p[k:]
-		p = p[:min(uint64(len(p)), n)]
-		n -= uint64(len(p))
-		if len(p) > 0 {
-			r.Bufs = append(r.Bufs, p)
-		}
-	}
+// data makes n bytes of the buffers, from byte off on, those of the request.
+func (r *request) data(bufs []virtq.Buffer, off, n uint64) {
+	r.N, r.Bufs = n, virtq.AppendRange(r.Bufs, bufs, off, n)
 }
 
 // parseRanges copies the ranges of DISCARD and WRITE_ZEROES and checks all of
@@ -132,5 +121,5 @@ func (r *request) finish(status byte) {
 		c.WriteAt(b[:], n-1)
 	}
 	r.w.q.Push(c, uint32(n))
-	r.w.put(r)
+	r.w.free.Put(r)
 }

@@ -1,8 +1,6 @@
 package blk
 
 import (
-	"sync"
-
 	"github.com/gvmspawn/gvmspawn/virtio/virtq"
 	"github.com/gvmspawn/gvmspawn/vmm/disk"
 )
@@ -14,8 +12,17 @@ type worker struct {
 	disk     *disk.Queue
 	writable bool
 
-	mu   sync.Mutex // guards free
-	free []*request // requests not in use, at most as many as the queue is long
+	free disk.FreeList[request]
+}
+
+func newWorker(d *Device, q *virtq.Queue) *worker {
+	w := &worker{dev: d, q: q, disk: d.cfg.Drive.NewQueue(q.Notify), writable: !d.image.ReadOnly()}
+	w.free.New = func() *request {
+		r := &request{w: w}
+		r.Done = r.done
+		return r
+	}
+	return w
 }
 
 // request is one request in flight. It returns to its worker's free list when
@@ -25,25 +32,6 @@ type request struct {
 	w      *worker
 	chain  virtq.Chain
 	ranges [maxRanges]disk.Range
-}
-
-func (w *worker) get() *request {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if n := len(w.free); n > 0 {
-		r := w.free[n-1]
-		w.free = w.free[:n-1]
-		return r
-	}
-	r := &request{w: w}
-	r.Done = r.done
-	return r
-}
-
-func (w *worker) put(r *request) {
-	w.mu.Lock()
-	w.free = append(w.free, r)
-	w.mu.Unlock()
 }
 
 // notifyBytes is after how much data the driver is told, even when more
@@ -57,14 +45,14 @@ const inlineMost = 4
 // inline starts requests on the thread of the CPU that rang, while run waits:
 // what the page cache has is answered at once, nothing is waited for.
 func (w *worker) inline() (wake bool) {
-	r := w.get()
+	r := w.free.Get()
 	n := 0
 	for n < inlineMost && w.q.Pop(&r.chain) {
 		w.start(r, true)
-		r = w.get()
+		r = w.free.Get()
 		n++
 	}
-	w.put(r)
+	w.free.Put(r)
 	w.disk.Submit()
 	w.q.Notify()
 	return n == inlineMost || !w.q.Idle()
@@ -73,11 +61,11 @@ func (w *worker) inline() (wake bool) {
 // run takes requests until the queue is closed. It looks one request ahead: a
 // request behind which another waits must not block this goroutine.
 func (w *worker) run() {
-	cur := w.get()
+	cur := w.free.Get()
 	moved := uint64(0)
 	for w.q.WaitAny() {
 		for ok := w.q.Pop(&cur.chain); ok; {
-			next := w.get()
+			next := w.free.Get()
 			more := w.q.Pop(&next.chain)
 			moved += w.start(cur, more)
 			cur, ok = next, more
@@ -90,7 +78,7 @@ func (w *worker) run() {
 		w.disk.Submit()
 		w.q.Notify()
 	}
-	w.put(cur)
+	w.free.Put(cur)
 	w.disk.Close()
 }
 

@@ -103,7 +103,7 @@ func (r *request) respond(res response, status byte, s sense) {
 	b[10], b[11] = status, byte(res)
 	c.WriteAt(b[:n], 0)
 	r.w.q.Push(c, uint32(min(c.WritableLen, r.inAt+r.read)))
-	r.w.put(r)
+	r.w.end(r)
 }
 
 // done answers a command that the disk has carried out.
@@ -133,18 +133,7 @@ func (r *request) data(out bool, n uint64) sense {
 	if n > room {
 		return senseOverrun
 	}
-	r.N = n
-	for _, b := range bufs {
-		p := b.Bytes
-		k := min(off, uint64(len(p)))
-		off -= k
-		p = p[k:]
-		p = p[:min(uint64(len(p)), n)]
-		n -= uint64(len(p))
-		if len(p) > 0 {
-			r.Bufs = append(r.Bufs, p)
-		}
-	}
+	r.N, r.Bufs = n, virtq.AppendRange(r.Bufs, bufs, off, n)
 	return senseNone
 }
 

@@ -13,9 +13,10 @@ type worker struct {
 	q     *virtq.Queue
 	disks []*disk.Queue // by target
 
+	free disk.FreeList[request]
+
 	mu   sync.Mutex // guards the rest; cond is signalled when a count becomes 0
 	cond *sync.Cond
-	free []*request // not in use, at most as many as the queue is long
 	// flight counts the commands in flight of the present age and of the one
 	// before it: who wants to see the end of all that there are begins an age.
 	flight [2]int
@@ -25,23 +26,15 @@ type worker struct {
 func newWorker(d *Device, q *virtq.Queue) *worker {
 	w := &worker{dev: d, q: q}
 	w.cond = sync.NewCond(&w.mu)
+	w.free.New = func() *request {
+		r := &request{w: w}
+		r.Done = r.done
+		return r
+	}
 	for _, u := range d.units {
 		w.disks = append(w.disks, u.drive.NewQueue(q.Notify))
 	}
 	return w
-}
-
-func (w *worker) get() *request {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if n := len(w.free); n > 0 {
-		r := w.free[n-1]
-		w.free = w.free[:n-1]
-		return r
-	}
-	r := &request{w: w}
-	r.Done = r.done
-	return r
 }
 
 // begin counts a command in.
@@ -52,14 +45,14 @@ func (w *worker) begin(r *request) {
 	w.mu.Unlock()
 }
 
-// put counts a command out and frees it.
-func (w *worker) put(r *request) {
+// end counts a command out and frees it.
+func (w *worker) end(r *request) {
 	w.mu.Lock()
 	if w.flight[r.age]--; w.flight[r.age] == 0 {
 		w.cond.Broadcast()
 	}
-	w.free = append(w.free, r)
 	w.mu.Unlock()
+	w.free.Put(r)
 }
 
 // drain waits until every command is done that is in flight now. One goroutine
@@ -81,11 +74,11 @@ const notifyBytes = 512 << 10
 // run takes commands until the queue is closed. It looks one ahead: a command
 // behind which another waits must not block this goroutine.
 func (w *worker) run() {
-	cur := w.get()
+	cur := w.free.Get()
 	moved := uint64(0)
 	for w.q.Wait() {
 		for ok := w.q.Pop(&cur.chain); ok; {
-			next := w.get()
+			next := w.free.Get()
 			more := w.q.Pop(&next.chain)
 			w.begin(cur)
 			moved += cur.start(more)

@@ -115,6 +115,22 @@ func (c *Chain) WriteAt(p []byte, off uint64) int {
 	return n
 }
 
+// AppendRange appends to dst the pieces of n bytes of the buffers, from byte off on.
+func AppendRange(dst [][]byte, bufs []Buffer, off, n uint64) [][]byte {
+	for _, b := range bufs {
+		p := b.Bytes
+		k := min(off, uint64(len(p)))
+		off -= k
+		p = p[k:]
+		p = p[:min(uint64(len(p)), n)]
+		n -= uint64(len(p))
+		if len(p) > 0 {
+			dst = append(dst, p)
+		}
+	}
+	return dst
+}
+
 // ring is a queue's layout in memory: split or packed. Its methods are called
 // with the queue's lock held.
 type ring interface {

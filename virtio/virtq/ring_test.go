@@ -448,3 +448,23 @@ func TestDirtyLog(t *testing.T) {
 		dirty("using a chain", buf, buf+4096, used)
 	})
 }
+
+// TestAppendRange: any range of any buffers, empty ones among them.
+func TestAppendRange(t *testing.T) {
+	all := []byte("0123456789")
+	bufs := []virtq.Buffer{{Bytes: all[:0]}, {Bytes: all[:3]}, {Bytes: all[3:4]}, {Bytes: all[4:4]}, {Bytes: all[4:]}}
+	for off := range uint64(12) {
+		for n := range uint64(12) {
+			var got []byte
+			for _, p := range virtq.AppendRange(nil, bufs, off, n) {
+				if len(p) == 0 {
+					t.Fatalf("an empty piece at %d, %d", off, n)
+				}
+				got = append(got, p...)
+			}
+			if want := all[min(off, 10):min(off+n, 10)]; string(got) != string(want) {
+				t.Errorf("%d, %d: %q, want %q", off, n, got, want)
+			}
+		}
+	}
+}
