@@ -73,7 +73,9 @@ func mount(t testing.TB, cfg Config, root ...*os.File) string {
 		t.Fatal(err)
 	}
 	c := exec.Command("/proc/self/exe")
-	c.Env = append(os.Environ(), envServe+"="+string(b))
+	// With the race detector a process sleeps for a second before it ends, so
+	// that its other goroutines can report; here there are none then.
+	c.Env = append(os.Environ(), envServe+"="+string(b), "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	if len(root) > 0 {
 		c.Env = append(c.Env, envRoot+"=1")
 	}
