@@ -149,8 +149,17 @@ type Root struct {
 	// Share is the tag of a Share, or empty.
 	Share string
 	// Device is a block device as the guest names it ("/dev/vda1"), or empty.
+	// Linux finds SCSI and NVMe disks in parallel: with several of them, DiskID is
+	// what tells them apart.
 	Device string
-	// FSType is the file system type of Device; empty tries ext4, btrfs, xfs, …
+	// DiskID is the ID of one of the Disks, or empty.
+	DiskID string
+	// Partition of that disk, from 1; 0 is the whole disk.
+	Partition int
+	// Start and Size in bytes are that partition's; they matter for a CD-ROM,
+	// on which Linux looks for none.
+	Start, Size int64
+	// FSType is the file system type of Device or the disk; empty tries ext4, btrfs, xfs, …
 	FSType string
 	// Options are mount options besides ro and rw.
 	Options string

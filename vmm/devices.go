@@ -47,20 +47,30 @@ func (m *Machine) ringFeatures(dev virtio.Device) virtio.Features {
 // plug attaches a virtio device, with the memory behind its shared memory
 // regions. It is reset before the engine goes.
 func (m *Machine) plug(host *pci.Host, name string, dev virtio.Device, windows ...*mem.Region) error {
+	_, err := m.plugAt(host, name, dev, windows...)
+	return err
+}
+
+// plugAt is plug, and returns the device's place in the guest's sysfs.
+func (m *Machine) plugAt(host *pci.Host, name string, dev virtio.Device, windows ...*mem.Region) (place string, err error) {
 	if host == nil {
-		return m.plugMMIO(name, dev, windows...)
+		err := m.plugMMIO(name, dev, windows...)
+		return m.mmioPlace(), err
 	}
 	f, err := m.virtioPCI(name, dev, windows...)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if m.cfg.Deterministic {
 		f.Core().SetPatience(deterministicPatience)
 	}
 	m.onClose(func() error { f.Close(); return nil })
-	_, err = host.Add(f.Function)
-	return err
+	a, err := host.Add(f.Function)
+	return pciPlace(a), err
 }
+
+// pciPlace is where Linux has a PCI function, below /sys/devices.
+func pciPlace(a pci.Address) string { return "pci0000:00/" + a.String() }
 
 // virtioPCI makes a virtio device a PCI function.
 func (m *Machine) virtioPCI(name string, dev virtio.Device, windows ...*mem.Region) (*virtiopci.Function, error) {

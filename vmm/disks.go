@@ -34,13 +34,15 @@ func (m *Machine) addDisks(host *pci.Host) error {
 			return errors.Join(err, closeDisk())
 		}
 		if f == nil {
-			continue // virtio-mmio
+			m.diskPlaces[d.ID] = m.mmioPlace()
+			continue
 		}
 		a, err := host.Add(f)
 		if err != nil {
 			return err
 		}
 		m.bootDisks = append(m.bootDisks, a)
+		m.diskPlaces[d.ID] = pciPlace(a)
 		if d.Removable && a.Function == 0 {
 			m.disks.slots |= 1 << a.Slot
 		}

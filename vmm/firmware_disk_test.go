@@ -36,7 +36,7 @@ func buildInitrd(t testing.TB, k guesttest.Kernel, device, cmdline string) strin
 		t.Fatal(err)
 	}
 	defer img.Close()
-	root := initrd.Root{Source: device, Device: true, Types: []string{"ext4"}}
+	root := initrd.Root{Source: device, Device: true, Types: []string{"ext4"}, Drivers: diskDrivers[DiskVirtioBlk].modules}
 	image, err := initrd.Build(initrd.Config{
 		Release: img.Release(), Kernel: k.Path, Places: []initrd.Place{{Root: k.Dir}},
 		Modules: initrd.Wanted(root, "efivarfs"), Root: root, CommandLine: cmdline,

@@ -3,6 +3,8 @@ package vmm
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/gvmspawn/gvmspawn/boot/initrd"
 	"github.com/gvmspawn/gvmspawn/boot/linux"
@@ -51,7 +53,10 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 		return nil
 	}
 	return func(k linux.Kernel) ([]linux.Initrd, error) {
-		r := initrdRoot(root)
+		r, err := m.initrdRoot(root)
+		if err != nil {
+			return nil, err
+		}
 		r.MMIO = m.cfg.Transport == TransportMMIO
 		if m.windows[root.Share] != nil && root.Options == "" {
 			r.Options = []string{DAXOption, ""} // a kernel without CONFIG_FUSE_DAX refuses it
@@ -71,24 +76,50 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 		if err != nil || image == nil {
 			return nil, err
 		}
+		if r.Device && !strings.HasPrefix(r.Source, "/dev/") {
+			return nil, fmt.Errorf("the initrd that this kernel needs finds no root=%s: name a partition of the image by its PARTUUID, or a device, or give an initrd (--initrd=)", r.Source)
+		}
 		m.log.Debug("the kernel gets an initrd", "modules", image.Modules, "bytes", image.Size())
 		return []linux.Initrd{{Name: "initrd of gvmspawn", Size: image.Size(), Data: image}}, nil
 	}
 }
 
 // initrdRoot is the root as the initrd's program mounts it.
-func initrdRoot(root *Root) initrd.Root {
+func (m *Machine) initrdRoot(root *Root) (initrd.Root, error) {
 	r := initrd.Root{Source: root.Share, Types: []string{"virtiofs"}, ReadOnly: root.ReadOnly}
-	if root.Device != "" {
-		r.Source, r.Device, r.Types = root.Device, true, rootTypes
-		if root.FSType != "" {
-			r.Types = []string{root.FSType}
-		}
-	}
 	if root.Options != "" {
 		r.Options = []string{root.Options}
 	}
-	return r
+	if root.Share != "" {
+		return r, nil
+	}
+	r.Types = rootTypes
+	if root.FSType != "" {
+		r.Types = []string{root.FSType}
+	}
+	if root.DiskID == "" {
+		r.Source, r.Device = root.Device, true
+		for _, d := range diskDrivers {
+			if strings.HasPrefix(root.Device, d.name) {
+				r.Drivers = d.modules
+			}
+		}
+		return r, nil
+	}
+	i := slices.IndexFunc(m.cfg.Disks, func(d Disk) bool { return d.ID == root.DiskID })
+	if i < 0 {
+		return r, fmt.Errorf("the root is on the disk %s, which is none of the machine's", root.DiskID)
+	}
+	r.Source = m.cfg.Disks[i].Path
+	r.Drivers = diskDrivers[m.cfg.Disks[i].Bus].modules
+	r.Block = &initrd.BlockDevice{Place: m.diskPlaces[root.DiskID], Partition: root.Partition}
+	if root.Partition > 0 {
+		r.Source = fmt.Sprintf("%s, partition %d", r.Source, root.Partition)
+		if m.cfg.Disks[i].Bus == DiskCDROM {
+			r.Block.Partition, r.Block.Start, r.Block.Size = 0, root.Start, root.Size
+		}
+	}
+	return r, nil
 }
 
 // modulePlaces are where the kernel's modules may be: the guest's own tree, the
@@ -102,12 +133,16 @@ func (m *Machine) modulePlaces(release string) []initrd.Place {
 	return append(places, initrd.NextTo(m.cfg.Boot.Kernel, release)...)
 }
 
-// diskDrivers are the modules of each kind of disk.
-var diskDrivers = map[DiskBus][]string{
-	DiskVirtioBlk:  {"virtio_blk"},
-	DiskVirtioSCSI: {"virtio_scsi", "sd_mod"},
-	DiskCDROM:      {"virtio_scsi", "sr_mod"},
-	DiskNVMe:       {"nvme"},
+// diskDrivers are what the names of each kind of disk begin with, and its modules.
+var diskDrivers = map[DiskBus]struct {
+	name    string
+	modules []initrd.Module
+}{
+	DiskVirtioBlk:  {"/dev/vd", []initrd.Module{{Name: "virtio_blk", Driver: "virtio_blk"}}},
+	DiskVirtioSCSI: {"/dev/sd", []initrd.Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sd_mod", Driver: "sd"}}},
+	DiskCDROM:      {"/dev/sr", []initrd.Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sr_mod", Driver: "sr"}}},
+	DiskNVMe:       {"/dev/nvme", []initrd.Module{{Name: "nvme", Driver: "nvme"}}},
+	DiskPmem:       {"/dev/pmem", []initrd.Module{{Name: "virtio_pmem", Driver: "virtio_pmem"}, {Name: "nd_pmem", Driver: "nd_pmem"}}},
 }
 
 // drivers are the modules of devices that the root does not need.
@@ -117,10 +152,9 @@ func (m *Machine) drivers() []string {
 		drivers = append(drivers, "virtio_net")
 	}
 	for i := range m.cfg.Disks {
-		drivers = append(drivers, diskDrivers[m.cfg.Disks[i].Bus]...)
-	}
-	if len(m.pmem) > 0 {
-		drivers = append(drivers, "virtio_pmem", "nd_pmem")
+		for _, mod := range diskDrivers[m.cfg.Disks[i].Bus].modules {
+			drivers = append(drivers, mod.Name)
+		}
 	}
 	if m.slots != nil {
 		drivers = append(drivers, "virtio_mem")

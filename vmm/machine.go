@@ -61,9 +61,11 @@ type Machine struct {
 	smmIO   smmIO                // what CPUs in System Management Mode reach
 	// bootDisks are the disks' places on the bus, in order.
 	bootDisks []pci.Address
-	vm        vcpu.VM
-	why       string // why AccelAuto did not take KVM
-	runner    *runner
+	// diskPlaces are the disks' places in the guest's sysfs, by Disk.ID.
+	diskPlaces map[string]string
+	vm         vcpu.VM
+	why        string // why AccelAuto did not take KVM
+	runner     *runner
 	// handOver are the credentials that the initrd hands over, nil for none.
 	handOver []initrd.Credential
 
@@ -83,7 +85,7 @@ type Machine struct {
 
 // New assembles a machine. Errors name the file or the setting at fault.
 func New(cfg Config) (*Machine, error) {
-	m := &Machine{cfg: cfg, log: cfg.Log, hostClock: bus.NewHostClock(), windows: map[string]*mem.Region{}}
+	m := &Machine{cfg: cfg, log: cfg.Log, hostClock: bus.NewHostClock(), windows: map[string]*mem.Region{}, diskPlaces: map[string]string{}}
 	m.fallback.tap = &m.tap
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)

@@ -54,6 +54,10 @@ func (m *Machine) mmioDevices() []aml.Term {
 	return terms
 }
 
+// mmioPlace is where a Linux with ACPI has the last device, below /sys/devices.
+// One without takes a root by its name: it has its drivers built in.
+func (m *Machine) mmioPlace() string { return fmt.Sprintf("platform/"+acpiID+":%02x", len(m.mmio)-1) }
+
 // By these strings a kernel has a driver that finds devices by ACPI, and one that
 // takes them from the command line.
 const (

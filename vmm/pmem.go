@@ -61,7 +61,7 @@ func (m *Machine) addPmemDevices(host *pci.Host) error {
 			return err
 		}
 		p.dev = dev
-		if err := m.plug(host, "virtio-pmem "+d.Path, dev); err != nil {
+		if m.diskPlaces[d.ID], err = m.plugAt(host, "virtio-pmem "+d.Path, dev); err != nil {
 			return err
 		}
 	}

@@ -32,6 +32,7 @@ const (
 	condNE cond = 0x5
 	condS  cond = 0x8
 	condNS cond = 0x9
+	condL  cond = 0xc
 )
 
 // label is a place in the code or, behind it, in the data.

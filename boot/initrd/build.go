@@ -168,6 +168,7 @@ func (c *Config) archive(mods []foundModule) (*Image, error) {
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		cpio.Directory("root", 0o755),
+		cpio.Directory("sys", 0o755),
 		cpio.Directory("m", 0o700),
 		cpio.StaticFile("init", string(program), 0o700),
 	}

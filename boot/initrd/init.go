@@ -23,8 +23,28 @@ type Root struct {
 	ReadOnly bool
 	// Device says that Source is a device that may take a moment to appear.
 	Device bool
+	// Block, if set, is the block device to mount, and Source is only what
+	// messages call it.
+	Block *BlockDevice
+	// Drivers are the modules that lead to the device.
+	Drivers []Module
 
 	flags int // further mount(2) flags, for tests
+}
+
+// BlockDevice tells a block device by where it is plugged in, which stays the
+// same, and not by its name: Linux looks for SCSI and NVMe disks in parallel, and
+// chance decides which of two is called sda.
+type BlockDevice struct {
+	// Place is the device that the disk belongs to, as a path below
+	// /sys/devices: "pci0000:00/0000:00:05.0".
+	Place string
+	// Partition is a partition's number, 0 for the whole disk.
+	Partition int
+	// Start and Size, in bytes, are a part of the disk that is no partition to
+	// Linux, which knows none of CD-ROMs. A loop device makes it one, read-only.
+	// With a Size of 0 there is none.
+	Start, Size int64
 }
 
 // Waiting times for the root. A virtio device is there as soon as its driver
@@ -132,7 +152,10 @@ func openConsole(p *Program) {
 // mountRoot waits for the root's device and mounts it.
 func mountRoot(p *Program, r Root) {
 	src := p.String(r.Source)
-	if r.Device {
+	switch {
+	case r.Block != nil:
+		src = findDevice(p, r)
+	case r.Device:
 		p.Retry(deviceRetries, unix.NsecToTimespec(int64(devicePause)), func(done func()) {
 			p.Syscall(unix.SYS_ACCESS, src, Int(0))
 			p.Then(done, nil)

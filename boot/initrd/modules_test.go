@@ -352,8 +352,9 @@ func TestWanted(t *testing.T) {
 	}{
 		{Root{Source: "root", Types: []string{"virtiofs"}}, []string{"virtio_pci", "virtiofs"}},
 		{Root{Source: "root", Types: []string{"virtiofs"}, MMIO: true}, []string{"virtio_mmio", "virtiofs"}},
-		{Root{Source: "/dev/vda2", Types: []string{"ext4"}, Device: true}, []string{"virtio_pci", "virtio_blk", "ext4"}},
-		{Root{Source: "/dev/sda", Types: []string{"ext4", "xfs"}, Device: true}, []string{"virtio_pci", "virtio_scsi", "sd_mod"}},
+		{Root{Source: "/dev/vda2", Types: []string{"ext4"}, Device: true, Drivers: []Module{{Name: "virtio_blk"}}}, []string{"virtio_pci", "virtio_blk", "ext4"}},
+		{Root{Types: []string{"ext4", "xfs"}, Block: &BlockDevice{}, Drivers: []Module{{Name: "virtio_scsi"}, {Name: "sr_mod"}}}, []string{"virtio_pci", "virtio_scsi", "sr_mod"}},
+		{Root{Types: []string{"ext4"}, Block: &BlockDevice{Size: 512}}, []string{"virtio_pci", "loop", "ext4"}},
 	} {
 		if got := names(Wanted(tt.root, "virtio_blk")); !slices.Equal(got, tt.want) {
 			t.Errorf("%+v: %v", tt.root, got)

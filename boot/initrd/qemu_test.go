@@ -81,7 +81,7 @@ func TestBootDiskUnderQEMU(t *testing.T) {
 	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", guesttest.BusyboxTree(t, guestScript), disk, "64M").CombinedOutput(); err != nil {
 		t.Skipf("mke2fs: %v: %s", err, out)
 	}
-	root := Root{Source: "/dev/vda", Types: []string{"ext4"}, Device: true, ReadOnly: true}
+	root := Root{Source: "/dev/vda", Types: []string{"ext4"}, Device: true, ReadOnly: true, Drivers: []Module{{Name: "virtio_blk"}}}
 	cmdline := "console=hvc0 panic=-1 reboot=t ro FOO=bar -- one two"
 	img, err := Build(Config{Release: kernel.Version, Kernel: kernel.Path, Places: NextTo(kernel.Path, kernel.Version),
 		Modules: Wanted(root), CommandLine: cmdline, Root: root})

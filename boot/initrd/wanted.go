@@ -1,9 +1,6 @@
 package initrd
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // helpers are modules that a file system asks for by name when it is mounted,
 // which nobody could load then: checksums and character sets.
@@ -13,18 +10,6 @@ var helpers = map[string][]string{
 	"f2fs":  {"crc32_generic"},
 	"vfat":  {"nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"},
 	"xfs":   {"crc32c_generic"},
-}
-
-// diskDrivers are the modules behind block device names.
-var diskDrivers = []struct {
-	prefix  string
-	modules []Module
-}{
-	{"/dev/vd", []Module{{Name: "virtio_blk", Driver: "virtio_blk"}}},
-	{"/dev/nvme", []Module{{Name: "nvme", Driver: "nvme"}}},
-	{"/dev/sd", []Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sd_mod", Driver: "sd"}}},
-	{"/dev/sr", []Module{{Name: "virtio_scsi", Driver: "virtio_scsi"}, {Name: "sr_mod", Driver: "sr"}}},
-	{"/dev/pmem", []Module{{Name: "virtio_pmem", Driver: "virtio_pmem"}}},
 }
 
 // Wanted lists the modules of a machine with this root, in the order of
@@ -39,12 +24,9 @@ func Wanted(root Root, drivers ...string) []Module {
 	if root.MMIO {
 		mods[0] = Module{Name: "virtio_mmio", Driver: "virtio-mmio"}
 	}
-	if root.Device {
-		for _, d := range diskDrivers {
-			if strings.HasPrefix(root.Source, d.prefix) {
-				mods = append(mods, d.modules...)
-			}
-		}
+	mods = append(mods, root.Drivers...)
+	if root.Block != nil && root.Block.Size > 0 {
+		mods = append(mods, Module{Name: "loop", Driver: "loop"})
 	}
 	need := Required
 	if len(root.Types) > 1 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -203,7 +204,7 @@ func (p *plan) idMap() (shift, count uint32) {
 func (p *plan) rootImage() vmm.Disk {
 	s := p.s
 	d := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral}
-	d.ReadOnly, d.Serial = d.Bus == vmm.DiskCDROM, serial(p.image.Path, d.Bus)
+	d.ReadOnly, d.Serial, d.ID = d.Bus == vmm.DiskCDROM, serial(p.image.Path, d.Bus), rootDiskID
 	return d
 }
 
@@ -231,7 +232,12 @@ func (p *plan) rootArguments(disk *vmm.Disk) ([]string, error) {
 	flags, _ := p.argument("rootflags")
 	if dev, ok := p.argument("root"); ok {
 		fsType, _ := p.argument("rootfstype")
-		p.cfg.Boot.Root = &vmm.Root{Device: dev, FSType: fsType, Options: flags, ReadOnly: disk.ReadOnly || !p.hasWord("rw")}
+		r := &vmm.Root{Device: dev}
+		if part, ok := p.namedRoot(dev, disk.Bus); ok {
+			r = rootOn(disk.ID, part)
+		}
+		r.FSType, r.Options, r.ReadOnly = fsType, flags, disk.ReadOnly || !p.hasWord("rw")
+		p.cfg.Boot.Root = r
 		return nil, nil
 	}
 	if _, ok := p.argument("mount.usr"); ok {
@@ -245,20 +251,49 @@ func (p *plan) rootArguments(disk *vmm.Disk) ([]string, error) {
 	if disk.ReadOnly || part.ReadOnly || p.hasWord("ro") {
 		mode = "ro"
 	}
-	if dev := partitionDevice(disk.Bus, part.Number); dev != "" && strings.HasPrefix(root, "root=") {
-		p.cfg.Boot.Root = &vmm.Root{Device: dev, Options: flags, ReadOnly: mode == "ro"}
+	if strings.HasPrefix(root, "root=") {
+		p.cfg.Boot.Root = rootOn(disk.ID, part)
+		p.cfg.Boot.Root.Options, p.cfg.Boot.Root.ReadOnly = flags, mode == "ro"
 	}
 	return []string{root, mode}, nil
 }
 
-// partitionDevice is the name of a partition of the first disk. Linux knows no
-// partitions of a CD-ROM.
-func partitionDevice(bus vmm.DiskBus, number int) string {
-	if bus == vmm.DiskCDROM {
-		return ""
+// rootDiskID is the name of the image's disk. The others are bd1, bd2 and so on.
+const rootDiskID = "bd0"
+
+// rootOn is the root on a partition of a disk, or on all of it.
+func rootOn(disk string, part *image.Partition) *vmm.Root {
+	if part == nil {
+		return &vmm.Root{DiskID: disk}
 	}
-	prefix := map[vmm.DiskBus]string{vmm.DiskVirtioBlk: "/dev/vda", vmm.DiskVirtioSCSI: "/dev/sda", vmm.DiskNVMe: "/dev/nvme0n1p", vmm.DiskPmem: "/dev/pmem0p"}[bus]
-	return fmt.Sprintf("%s%d", prefix, number)
+	return &vmm.Root{DiskID: disk, Partition: part.Number, Start: part.Start, Size: part.Size}
+}
+
+// firstDisk is what Linux calls the first disk of a kind, and what comes between
+// that and a partition's number. A CD-ROM has no partitions to Linux.
+var firstDisk = map[vmm.DiskBus]struct{ name, infix string }{
+	vmm.DiskVirtioBlk:  {"/dev/vda", ""},
+	vmm.DiskVirtioSCSI: {"/dev/sda", ""},
+	vmm.DiskCDROM:      {"/dev/sr0", ""},
+	vmm.DiskNVMe:       {"/dev/nvme0n1", "p"},
+	vmm.DiskPmem:       {"/dev/pmem0", "p"},
+}
+
+// namedRoot reports whether root=dev means the image, which is the first disk
+// of its kind, and which partition of it, nil for all of it.
+func (p *plan) namedRoot(dev string, bus vmm.DiskBus) (part *image.Partition, ok bool) {
+	for i := range p.partitions {
+		if part := &p.partitions[i]; strings.EqualFold(dev, "PARTUUID="+part.UUID.String()) {
+			return part, true
+		}
+	}
+	first := firstDisk[bus]
+	if dev == first.name {
+		return nil, true
+	}
+	number, ok := strings.CutPrefix(dev, first.name+first.infix)
+	n, err := strconv.ParseUint(number, 10, 8)
+	return &image.Partition{Number: int(n)}, ok && err == nil && n > 0 && bus != vmm.DiskCDROM
 }
 
 func diskFormat(s string) vmm.DiskFormat {

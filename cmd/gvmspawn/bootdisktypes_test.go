@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
@@ -118,5 +120,83 @@ func bootDiskType(t *testing.T, typ, kernelName, root, expect string) {
 	}
 	if typ != "scsi-cd" {
 		toolOutput(t, guesttest.Tool(t, "e2fsck"), "-f", "-n", image)
+	}
+}
+
+// TestBootRootAmongDisks: with several disks of its kind, all with a root
+// partition of the same layout, the image is what the guest has as its root,
+// whatever Linux calls it.
+func TestBootRootAmongDisks(t *testing.T) {
+	tree := guestTree(t, `
+is marker "$(cat /marker) $(awk '$2=="/"{print substr($4, 1, 2)}' /proc/mounts | tail -n 1)" "$(cat /expect)"
+is disks "$(cat /proc/partitions | awk '$3==32768' | wc -l)" 4
+echo "ROOT $(awk '$2=="/"{print $1}' /proc/mounts | tail -n 1)"
+poweroff -f`)
+	for _, c := range []struct {
+		typ, kernel, expect string
+		long                bool
+		args                []string
+	}{
+		{"virtio-blk", "kernel-trixie", "root rw", true, nil},
+		{"virtio-blk", "kernel-trixie", "root rw", true, []string{"--virtio-transport=mmio"}},
+		{"virtio-scsi", "kernel-trixie", "root rw", true, nil},
+		{"virtio-scsi", "kernel-bookworm", "root rw", false, []string{"root=/dev/sda2", "rw"}},
+		{"nvme", "kernel-trixie", "root ro", false, []string{"ro"}},
+		{"scsi-cd", "kernel-bookworm", "root ro", false, nil},
+		{"pmem", "kernel-trixie", "root rw", true, nil},
+	} {
+		if c.long && os.Getenv("GVMSPAWN_LONG") == "" {
+			continue
+		}
+		t.Run(strings.Join(append([]string{c.typ, c.kernel}, c.args...), " "), func(t *testing.T) {
+			kernel := softBoot(t, c.kernel)
+			dir := t.TempDir()
+			args := []string{"--vsock=no", "--cpus=2", "--image-disk-type=" + c.typ}
+			for _, name := range []string{"root", "other"} {
+				writeFile(t, filepath.Join(tree, "marker"), []byte(name+"\n"), 0o644)
+				writeFile(t, filepath.Join(tree, "expect"), []byte(c.expect+"\n"), 0o644)
+				rootPartition(t, tree, filepath.Join(dir, name))
+			}
+			for i := range 3 {
+				path := filepath.Join(dir, fmt.Sprintf("other%d", i))
+				toolOutput(t, "cp", "--sparse=always", filepath.Join(dir, "other"), path)
+				args = append(args, "--extra-drive="+path)
+			}
+			m := newMachine(t, dir, kernel, append(append(append(args, "-i", filepath.Join(dir, "root")), c.args...), "quiet")...)
+			m.start()
+			if s := m.status(); s != 0 {
+				t.Errorf("status %d", s)
+			}
+			m.check("marker", "disks")
+			t.Log(m.after("ROOT "))
+		})
+	}
+}
+
+// TestBootRootUnknown: what the initrd cannot find is said before the guest starts.
+func TestBootRootUnknown(t *testing.T) {
+	kernel := softBoot(t, "kernel-trixie")
+	dir := t.TempDir()
+	image := filepath.Join(dir, "image")
+	writeFile(t, image, make([]byte, 1<<20), 0o600)
+	m := newMachine(t, dir, kernel, "-i", image, "--vsock=no", "root=UUID=0a7b03b7-a0ac-4a0c-b8c6-90a9c22b9b0e")
+	m.start()
+	if s := m.status(); s != 1 || !strings.Contains(m.errs.String(), "finds no root=UUID=0a7b03b7-a0ac-4a0c-b8c6-90a9c22b9b0e: name a partition of the image by its PARTUUID") {
+		t.Errorf("%d, %s", s, m.errs.String())
+	}
+}
+
+// rootPartition makes a disk of 32 MiB with two partitions, the second of
+// which is a root partition with tree as its file system.
+func rootPartition(t *testing.T, tree, disk string) {
+	t.Helper()
+	guesttest.Tool(t, "mke2fs")
+	guesttest.Tool(t, "sfdisk")
+	out, err := exec.Command("sh", "-ec", `PATH=$PATH:/usr/sbin:/sbin
+truncate -s 32M "$2"
+printf 'start=2048, size=2048\nstart=4096, size=57344, type=4f68bce3-e8cd-4db1-96e7-fbcaf984b709, uuid=0a7b03b7-a0ac-4a0c-b8c6-90a9c22b9b0e\n' | sfdisk -q --label gpt "$2"
+mke2fs -q -F -t ext4 -b 4096 -d "$1" -E offset=2097152 "$2" 28M`, "sh", tree, disk).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v %s", err, out)
 	}
 }
