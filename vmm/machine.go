@@ -17,6 +17,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/virtio/balloon"
 	"github.com/gvmspawn/gvmspawn/virtio/console"
 	"github.com/gvmspawn/gvmspawn/virtio/memdev"
+	vnet "github.com/gvmspawn/gvmspawn/virtio/net"
 	"github.com/gvmspawn/gvmspawn/virtio/virtiommio"
 	"github.com/gvmspawn/gvmspawn/virtio/vsock"
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
@@ -53,6 +54,7 @@ type Machine struct {
 	memdev  *memdev.Device         // nil without slots
 	balloon *balloon.Device
 	pmem    []*pmemDisk
+	nics    []*vnet.Device
 	dax     []daxShare
 	bus     bus.Bus
 	pci     *pci.Host            // nil in a machine without PCI

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -10,10 +11,14 @@ import (
 	"github.com/gvmspawn/gvmspawn/virtio/vhost"
 )
 
+// linkSpeed is what the guest is told of its cable, in Mbit/s. No cable limits it,
+// but bonding and the like want a number; vmxnet3 names the same.
+const linkSpeed = 10_000
+
 func (m *Machine) addNICs(host *pci.Host) error {
 	for i := range m.cfg.NICs {
 		n := &m.cfg.NICs[i]
-		cfg := vnet.Config{MAC: n.MAC, Log: m.log}
+		cfg := vnet.Config{MAC: n.MAC, Speed: linkSpeed, Log: m.log}
 		var err error
 		if n.TAP != nil {
 			err = m.addTAP(&cfg, n)
@@ -27,11 +32,28 @@ func (m *Machine) addNICs(host *pci.Host) error {
 		if err != nil {
 			return err
 		}
+		m.nics = append(m.nics, dev)
 		if err := m.plug(host, fmt.Sprintf("virtio-net %d", i), dev); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ErrNoNIC is returned by SetLink for a machine without network.
+var ErrNoNIC = errors.New("the machine has no network card")
+
+// SetLink plugs the network cables in or out. A guest whose cable comes back
+// announces itself, so that switches find it again.
+func (m *Machine) SetLink(up bool) error {
+	if len(m.nics) == 0 {
+		return ErrNoNIC
+	}
+	var errs []error
+	for _, n := range m.nics {
+		errs = append(errs, n.SetLink(up))
+	}
+	return errors.Join(errs...)
 }
 
 func (m *Machine) addUserNetwork(cfg *vnet.Config, n *NIC) error {

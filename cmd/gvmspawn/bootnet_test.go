@@ -20,6 +20,9 @@ import (
 // manyConnections is how many connections the network must hold at once.
 const manyConnections = 1000
 
+// usernetMTU is what the guest's card is told (usernet.MTU).
+const usernetMTU = 65520
+
 // TestBootNetwork boots the trixie kernel with two CPUs and the user-mode
 // network: DHCP, ping, DNS, 1,000 connections to a server on the host at once,
 // the host's loopback closed to the guest, a published port; and then the
@@ -35,6 +38,7 @@ is cpus "$(nproc)" 2
 ip link set lo up; ip link set eth0 up
 udhcpc -i eth0 -n -q -s /bin/dhcp >/dev/null 2>&1
 is dhcp "$(ip -4 -o addr show eth0 | awk '{print $4}') $(ip route | awk '/default/{print $3}')" "10.0.2.15/24 10.0.2.2"
+is card "$(cd /sys/class/net/eth0; cat mtu speed duplex carrier | tr '\n' ' ')" "%d 10000 full 1 "
 ping -c 1 -W 5 10.0.2.2 >/dev/null; is ping $? 0
 is dns "$(nslookup -type=a name.test | grep -c 192.0.2.77)" "%d"
 guest connect %s %d
@@ -44,7 +48,7 @@ head -c 24 /dev/input/event0 | hexdump -v -e '1/1 "%%02x"' >/event &
 sleep 1; echo BUTTON wait; wait
 is button "$(cut -c 33-40 /event)" 01007400
 is interrupt "$(awk '/ACPI:Ged/{print $2+$3}' /proc/interrupts)" 1
-poweroff -f`, resolverWorks(t, dir), server, manyConnections, portOf(loopback)))
+poweroff -f`, usernetMTU, resolverWorks(t, dir), server, manyConnections, portOf(loopback)))
 	writeFile(t, filepath.Join(tree, "bin/dhcp"), []byte(`#!/bin/sh
 [ "$1" = bound ] || exit 0
 ip addr add $ip/$mask dev $interface
@@ -68,7 +72,7 @@ echo nameserver $dns >/etc/resolv.conf
 	if s := m.status(); s != 0 {
 		t.Errorf("status %d", s)
 	}
-	m.check("cpus", "dhcp", "ping", "dns", "connect", "loopback", "serve", "button", "interrupt")
+	m.check("cpus", "dhcp", "card", "ping", "dns", "connect", "loopback", "serve", "button", "interrupt")
 }
 
 func portOf(addr string) string {

@@ -28,12 +28,17 @@ func monitorCommands() []monitorCommand {
 	inspect := func(what string) func(*session, *vmm.Machine, io.Writer) error {
 		return func(_ *session, m *vmm.Machine, w io.Writer) error { return m.Inspect(what, w) }
 	}
+	link := func(up bool) func(*session, *vmm.Machine, io.Writer) error {
+		return func(_ *session, m *vmm.Machine, _ io.Writer) error { return m.SetLink(up) }
+	}
 	return []monitorCommand{
 		{"stop s", "stop the CPUs", control(remote.Pause)},
 		{"cont c", "let them go on", control(remote.Resume)},
 		{"system_powerdown powerdown", "press the power button", func(_ *session, m *vmm.Machine, _ io.Writer) error { return m.PowerButton() }},
 		{"system_reset reset", "reset the machine", control(remote.Reboot)},
 		{"nmi", "send a non-maskable interrupt", func(_ *session, m *vmm.Machine, _ io.Writer) error { return m.NMI() }},
+		{"set_link off", "pull the network cable", link(false)},
+		{"set_link on", "plug it in again", link(true)},
 		{"quit q", "end the machine at once", control(remote.Terminate)},
 		{"screendump", "show what the console shows, as text", monitorScreen},
 		{"info status", "whether the machine runs", func(r *session, _ *vmm.Machine, w io.Writer) error {
@@ -98,7 +103,7 @@ func (r *session) monitor(line string, w io.Writer) {
 	if line == "help" || line == "?" || line == "info" {
 		for _, c := range monitorCommands() {
 			name, _, _ := strings.Cut(c.names, " ")
-			if name == "info" {
+			if c.whole() {
 				name = c.names
 			}
 			fmt.Fprintf(w, "%-18s %s\n", name, c.help)
@@ -123,9 +128,14 @@ func (r *session) monitor(line string, w io.Writer) {
 	}
 }
 
+// whole reports whether names is one name of two words.
+func (c monitorCommand) whole() bool {
+	return strings.HasPrefix(c.names, "info ") || strings.HasPrefix(c.names, "set_link ")
+}
+
 // is reports whether the line is the command or a short form of it.
 func (c monitorCommand) is(line string) bool {
-	if strings.HasPrefix(c.names, "info ") {
+	if c.whole() {
 		return c.names == line
 	}
 	for name := range strings.FieldsSeq(c.names) {

@@ -543,7 +543,7 @@ func TestDiskImage(t *testing.T) {
 func TestMonitor(t *testing.T) {
 	l := startTiny(t, t.TempDir(), "--console=native")
 	l.say("\x01c")
-	for line, want := range map[string]string{"info status": "VM status: running", "info machine": "engine: ", "info stats": "goroutines: ", "info registers": "RIP 00000000010000", "info mem": "port   PCI configuration address", "info pci": "class 06", "info virtio": "virtio-rng: status ", "info irq": "IOAPIC pin 4: serial port", "help": "system_powerdown", "nonsense": "Unknown command nonsense"} {
+	for line, want := range map[string]string{"info status": "VM status: running", "info machine": "engine: ", "info stats": "goroutines: ", "info registers": "RIP 00000000010000", "info mem": "port   PCI configuration address", "info pci": "class 06", "info virtio": "virtio-rng: status ", "info irq": "IOAPIC pin 4: serial port", "set_link off": "Error: the machine has no network card", "help": "system_powerdown", "nonsense": "Unknown command nonsense"} {
 		l.say(line + "\r")
 		l.out.waitFor(t, want)
 	}

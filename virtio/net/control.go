@@ -31,15 +31,16 @@ func (d *Device) command(p []byte, size uint64) bool {
 	class, cmd, data := p[0], p[1], p[2:]
 	switch class {
 	case ctrlRX:
-		// The guest gets every packet of its link anyway.
-		return cmd <= ctrlRXMax && len(data) == 1
+		return d.setMode(cmd, data)
 	case ctrlMAC:
 		switch cmd {
 		case ctrlMACTable:
-			return macTable(data, size-2)
+			return d.setTables(data, size-2)
 		case ctrlMACAddr:
 			return d.setMAC(data)
 		}
+	case ctrlVLAN:
+		return d.setVLAN(cmd, data)
 	case ctrlAnnounce:
 		if cmd == ctrlAnnAck {
 			d.mu.Lock()
@@ -58,27 +59,62 @@ func (d *Device) command(p []byte, size uint64) bool {
 	return false
 }
 
-// macTable checks the two tables of a MAC_TABLE_SET: le32 entries, then six
-// bytes an entry, twice. Filtering is not offered beyond that (§5.1.6.5.2: the
-// device may receive more).
-func macTable(data []byte, size uint64) bool {
-	for range 2 {
+// change replaces the rules by a changed copy. The control queue's goroutine
+// alone calls it.
+func (d *Device) change(f func(*rules)) bool {
+	r := *d.rules.Load()
+	f(&r)
+	d.rules.Store(&r)
+	return true
+}
+
+// setMode turns a receive mode on or off (§5.1.6.5.1).
+func (d *Device) setMode(cmd byte, data []byte) bool {
+	if cmd > ctrlRXMax || len(data) != 1 {
+		return false
+	}
+	return d.change(func(r *rules) { r.modes[cmd] = data[0] != 0 })
+}
+
+// setTables takes the two tables of a MAC_TABLE_SET (§5.1.6.5.2), unicast and
+// multicast: le32 entries, then six bytes an entry. size is their true length.
+func (d *Device) setTables(data []byte, size uint64) bool {
+	var unicast, multicast table
+	for _, t := range []*table{&unicast, &multicast} {
 		if len(data) < 4 {
 			return false
 		}
 		n := uint64(binary.LittleEndian.Uint32(data))
-		if need := 4 + 6*n; need > size {
+		need := 4 + 6*n
+		if need > size {
 			return false
-		} else if size -= need; need > uint64(len(data)) {
-			// The rest lies beyond what was read.
-			return size == 0 || size >= 4
-		} else {
-			data = data[need:]
 		}
+		size -= need
+		if n > maxTable {
+			t.overflow = true
+		} else {
+			for i := range n {
+				t.addrs[i] = [6]byte(data[4+6*i:])
+			}
+			t.n = int(n)
+		}
+		if need > uint64(len(data)) {
+			// The other table lies beyond what was read.
+			if t == &multicast && size != 0 || t == &unicast && size < 4 {
+				return false
+			}
+			size, multicast.overflow = 0, true
+			break
+		}
+		data = data[need:]
 	}
-	return size == 0
+	if size != 0 {
+		return false
+	}
+	return d.change(func(r *rules) { r.unicast, r.multicast = unicast, multicast })
 }
 
+// setMAC changes the guest's address (§5.1.6.5.2).
 func (d *Device) setMAC(data []byte) bool {
 	if len(data) != 6 || data[0]&1 != 0 {
 		return false
@@ -86,5 +122,22 @@ func (d *Device) setMAC(data []byte) bool {
 	d.mu.Lock()
 	copy(d.mac[:], data)
 	d.mu.Unlock()
-	return true
+	return d.change(func(r *rules) { r.mac = [6]byte(data) })
+}
+
+// setVLAN lets a VLAN through or no longer (§5.1.6.5.3).
+func (d *Device) setVLAN(cmd byte, data []byte) bool {
+	if cmd > ctrlVLANDel || len(data) != 2 || !d.rules.Load().filterVLANs {
+		return false
+	}
+	id := binary.LittleEndian.Uint16(data)
+	if id > 4095 {
+		return false
+	}
+	return d.change(func(r *rules) {
+		r.vlans[id/64] &^= 1 << (id % 64)
+		if cmd == ctrlVLANAdd {
+			r.vlans[id/64] |= 1 << (id % 64)
+		}
+	})
 }

@@ -78,11 +78,12 @@ type Device struct {
 
 	mu       sync.Mutex // guards the configuration space below
 	mac      [6]byte
-	linkUp   bool
 	announce bool
 	act      *virtio.Activation // nil while not active
 
-	pairs   atomic.Int32 // queue pairs that the driver uses
+	rules   atomic.Pointer[rules] // which packets the guest gets
+	up      atomic.Bool           // the cable is in; changed with mu held
+	pairs   atomic.Int32          // queue pairs that the driver uses
 	workers sync.WaitGroup
 	stop    atomic.Bool
 	dropped atomic.Uint64 // packets lost to errors of the guest or the host
@@ -102,7 +103,7 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	f := virtio.Bits(FMAC, FStatus, FMrgRxbuf, FCtrlVQ, FCtrlRX, FCtrlMACAddr, FGuestAnnounce)
+	f := virtio.Bits(FMAC, FStatus, FMrgRxbuf, FCtrlVQ, FCtrlRX, FCtrlRXExtra, FCtrlVLAN, FCtrlMACAddr, FGuestAnnounce)
 	if cfg.MTU != 0 {
 		f |= virtio.Bits(FMTU)
 	}
@@ -112,8 +113,10 @@ func New(cfg Config) (*Device, error) {
 	if len(cfg.Links) > 1 {
 		f |= virtio.Bits(FMQ)
 	}
-	d := &Device{cfg: cfg, features: f | cfg.Links[0].Features(), linkUp: true}
+	d := &Device{cfg: cfg, features: f | cfg.Links[0].Features()}
 	copy(d.mac[:], cfg.MAC)
+	d.up.Store(true)
+	d.rules.Store(newRules(d.mac, false))
 	return d, nil
 }
 
@@ -142,7 +145,7 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	d.mu.Lock()
 	copy(c[cfgMAC:], d.mac[:])
 	var status uint16
-	if d.linkUp {
+	if d.up.Load() {
 		status |= statusLinkUp
 	}
 	if d.announce {
@@ -164,19 +167,25 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 func (d *Device) WriteConfig(uint64, []byte) {}
 
 // SetLink plugs the cable in or out; plugging in asks the guest to announce
-// itself.
-func (d *Device) SetLink(up bool) {
+// itself. Without a cable no packet passes, in either direction.
+func (d *Device) SetLink(up bool) error {
 	d.mu.Lock()
-	changed := d.linkUp != up
-	d.linkUp = up
+	changed := d.up.Swap(up) != up
 	act := d.act
-	if changed && up && act != nil && act.Features.Has(FGuestAnnounce) {
-		d.announce = true
+	var err error
+	if changed && act != nil {
+		if up {
+			d.announce = act.Features.Has(FGuestAnnounce)
+			err = d.startCarriers(act)
+		} else {
+			d.stopCarriers()
+		}
 	}
 	d.mu.Unlock()
 	if changed && act != nil {
 		act.ConfigChanged()
 	}
+	return err
 }
 
 // Dropped counts the packets that were lost to errors of the guest or the host.
@@ -189,14 +198,19 @@ func (d *Device) Activate(act *virtio.Activation) error {
 			return err
 		}
 	}
-	d.mu.Lock()
-	d.act = act
-	d.mu.Unlock()
 	d.stop.Store(false)
 	if err := d.usePairs(1); err != nil {
 		return err
 	}
-	if err := d.startCarriers(act); err != nil {
+	d.mu.Lock()
+	d.act = act
+	d.rules.Store(newRules(d.mac, act.Features.Has(FCtrlVLAN)))
+	var err error
+	if d.up.Load() {
+		err = d.startCarriers(act)
+	}
+	d.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	for i, l := range d.cfg.Links {
@@ -235,6 +249,8 @@ func (d *Device) usePairs(n int) error {
 }
 
 // startCarriers hands the queue pairs to their carriers, if there are any.
+//
+// Preconditions: d.mu is held.
 func (d *Device) startCarriers(act *virtio.Activation) error {
 	for i, c := range d.cfg.Carriers {
 		rx, tx := act.Queues[2*i], act.Queues[2*i+1]
@@ -260,6 +276,9 @@ func (d *Device) stopCarriers() {
 func (d *Device) Reset() {
 	d.mu.Lock()
 	active := d.act != nil
+	if active {
+		d.stopCarriers()
+	}
 	d.act = nil
 	d.announce = false
 	copy(d.mac[:], d.cfg.MAC)
@@ -268,7 +287,6 @@ func (d *Device) Reset() {
 		return
 	}
 	d.stop.Store(true)
-	d.stopCarriers()
 	for _, l := range d.cfg.Links {
 		l.Interrupt()
 	}
@@ -289,12 +307,18 @@ func (d *Device) transmit(q *virtq.Queue, l Link) {
 	}
 }
 
+// errNoLink is why nothing is sent without a cable.
+var errNoLink = errors.New("the link is down")
+
 // errPacket is a packet of the guest that is too short or too long.
 var errPacket = errors.New("malformed packet")
 
 func (d *Device) send(l Link, c *virtq.Chain) error {
 	if c.ReadableLen <= HeaderLen || c.ReadableLen > MaxPacket {
 		return errPacket
+	}
+	if !d.up.Load() {
+		return errNoLink
 	}
 	return l.Transmit(c.Readable, int(c.ReadableLen))
 }

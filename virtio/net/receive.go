@@ -23,6 +23,7 @@ type receiver struct {
 // interrupted.
 func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
 	r := receiver{q: q, merge: merge}
+	var head [headLen]byte
 	for r.collect() {
 		q.Away()
 		n, err := l.Receive(r.pieces, r.room)
@@ -37,10 +38,12 @@ func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
 			d.cfg.Log.Warn("network link failed", "error", err)
 			// The link is broken for good, say a TAP that was deleted:
 			// the guest sees the cable pulled.
-			d.SetLink(false)
+			_ = d.SetLink(false)
 			return
 		}
-		r.deliver(n)
+		if r.head(&head, n); d.up.Load() && d.rules.Load().accept(&head) {
+			r.deliver(n)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ const (
 	FCtrlVQ        = 17 // control queue
 	FCtrlRX        = 18 // control queue RX mode
 	FCtrlVLAN      = 19 // control queue VLAN filtering
+	FCtrlRXExtra   = 20 // control queue extra RX modes
 	FGuestAnnounce = 21 // driver can send gratuitous packets
 	FMQ            = 22 // several queue pairs
 	FCtrlMACAddr   = 23 // set the MAC address by the control queue
@@ -71,18 +72,24 @@ const (
 	ctrlOK  = 0
 	ctrlErr = 1
 
-	ctrlRX       = 0
-	ctrlRXMax    = 5 // PROMISC, ALLMULTI, ALLUNI, NOMULTI, NOUNI, NOBCAST
-	ctrlMAC      = 1
-	ctrlMACTable = 0
-	ctrlMACAddr  = 1
-	ctrlVLAN     = 2
-	ctrlVLANAdd  = 0
-	ctrlVLANDel  = 1
-	ctrlAnnounce = 3
-	ctrlAnnAck   = 0
-	ctrlMQ       = 4
-	ctrlMQPairs  = 0
+	ctrlRX            = 0
+	ctrlRXPromisc     = 0
+	ctrlRXAllMulti    = 1
+	ctrlRXAllUni      = 2 // from here on with CTRL_RX_EXTRA
+	ctrlRXNoMulti     = 3
+	ctrlRXNoUni       = 4
+	ctrlRXNoBroadcast = 5
+	ctrlRXMax         = ctrlRXNoBroadcast
+	ctrlMAC           = 1
+	ctrlMACTable      = 0
+	ctrlMACAddr       = 1
+	ctrlVLAN          = 2
+	ctrlVLANAdd       = 0
+	ctrlVLANDel       = 1
+	ctrlAnnounce      = 3
+	ctrlAnnAck        = 0
+	ctrlMQ            = 4
+	ctrlMQPairs       = 0
 )
 
 // MaxPacket bounds a packet with its header: a 64 KiB IP packet, Ethernet and

@@ -130,9 +130,16 @@ func TestCarrier(t *testing.T) {
 	if err := d.Activate(a); err != nil || c.started != 1 {
 		t.Fatalf("%d starts, %v", c.started, err)
 	}
+	// Without a cable it carries nothing.
+	if err := d.SetLink(false); err != nil || c.stopped != 1 {
+		t.Errorf("%d stops, %v", c.stopped, err)
+	}
+	if err := d.SetLink(true); err != nil || c.started != 2 {
+		t.Errorf("%d starts, %v", c.started, err)
+	}
 	closeQueues(a)
 	d.Reset()
-	if c.stopped != 1 {
+	if c.stopped != 2 {
 		t.Errorf("%d stops", c.stopped)
 	}
 	c.err = os.ErrPermission

@@ -1,0 +1,211 @@
+package net
+
+import (
+	"bytes"
+	"encoding/binary"
+	stdnet "net"
+	"testing"
+
+	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+)
+
+// wire is a link whose packets to the guest come from a channel.
+type wire struct {
+	counter
+	frames chan []byte
+}
+
+func (w *wire) Receive(pieces []virtq.Buffer, size int) (int, error) {
+	select {
+	case <-w.interrupt:
+		return 0, ErrClosed
+	case f := <-w.frames:
+		n := copy(pieces[0].Bytes[HeaderLen:], f)
+		clear(pieces[0].Bytes[:HeaderLen])
+		return HeaderLen + n, nil
+	}
+}
+
+var (
+	ourMAC    = []byte{2, 0, 0, 0, 0, 1}
+	broadcast = bytes.Repeat([]byte{0xff}, 6)
+)
+
+// frameTo is a frame to an address, in a VLAN if that is not 0; mark is in it.
+func frameTo(to []byte, vlan uint16, mark byte) []byte {
+	f := append(append([]byte{}, to...), 2, 0, 0, 0, 0, 99)
+	if vlan != 0 {
+		f = binary.BigEndian.AppendUint16(append(f, 0x81, 0), vlan)
+	}
+	return append(append(f, 8, 0), bytes.Repeat([]byte{mark}, 46)...)
+}
+
+// wired is a machine with one queue pair and the packets for it.
+func wired(t testing.TB, without virtio.Features) (*Device, *virtiotest.Machine, *wire) {
+	t.Helper()
+	w := &wire{counter: counter{interrupt: make(chan struct{}, 1)}, frames: make(chan []byte)}
+	d, err := New(Config{MAC: stdnet.HardwareAddr(ourMAC), MTU: 1400, Speed: 10000, Links: []Link{w}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, virtiotest.New(t, d, virtiotest.Options{Features: d.Features() &^ without}), w
+}
+
+// §5.1.6.5.1 to 3: the modes, the MAC tables and the VLANs decide what the guest gets.
+func TestFilter(t *testing.T) {
+	_, m, w := wired(t, 0)
+	ctrl, rx := m.Queue[2], m.Queue[0]
+	do := func(cmd ...byte) {
+		t.Helper()
+		if ack := ctrl.Do([][]byte{cmd}, []int{1}).In[0][0]; ack != ctrlOK {
+			t.Fatalf("command % x: %d", cmd, ack)
+		}
+	}
+	mark, address := byte(0), ourMAC
+	// gets sends a frame, and then one that certainly passes.
+	gets := func(name string, frame []byte, want bool) {
+		t.Helper()
+		mark += 2
+		for i := range frame[len(frame)-40:] {
+			frame[len(frame)-40+i] = mark
+		}
+		for range 2 {
+			rx.Add(nil, []int{70000})
+		}
+		rx.Kick()
+		w.frames <- frame
+		w.frames <- frameTo(address, 0, mark+1)
+		u := rx.Wait()
+		got := u.In[0][u.Written-1] == mark
+		if got != want {
+			t.Errorf("%s: received %v, want %v", name, got, want)
+		}
+		if got {
+			rx.Wait()
+		}
+	}
+	other, multi, multi2 := []byte{2, 0, 0, 0, 0, 7}, []byte{1, 0, 0x5e, 0, 0, 1}, []byte{1, 0, 0x5e, 0, 0, 2}
+	gets("before any command", frameTo(other, 0, 0), true)
+	do(ctrlRX, ctrlRXPromisc, 0)
+	gets("ours", frameTo(ourMAC, 0, 0), true)
+	gets("another's", frameTo(other, 0, 0), false)
+	gets("broadcast", frameTo(broadcast, 0, 0), true)
+	gets("multicast", frameTo(multi, 0, 0), false)
+	do(append(append([]byte{ctrlMAC, ctrlMACTable, 1, 0, 0, 0}, other...), append([]byte{1, 0, 0, 0}, multi...)...)...)
+	gets("another's in the table", frameTo(other, 0, 0), true)
+	gets("multicast in the table", frameTo(multi, 0, 0), true)
+	gets("multicast outside", frameTo(multi2, 0, 0), false)
+	do(ctrlRX, ctrlRXAllMulti, 1)
+	gets("all multicast", frameTo(multi2, 0, 0), true)
+	do(ctrlRX, ctrlRXNoMulti, 1)
+	gets("no multicast", frameTo(multi, 0, 0), false)
+	do(ctrlRX, ctrlRXNoBroadcast, 1)
+	gets("no broadcast", frameTo(broadcast, 0, 0), false)
+	do(ctrlRX, ctrlRXAllUni, 1)
+	gets("all unicast", frameTo([]byte{2, 0, 0, 0, 0, 8}, 0, 0), true)
+	do(ctrlRX, ctrlRXAllUni, 0)
+	gets("VLAN 5", frameTo(ourMAC, 5, 0), false)
+	do(ctrlVLAN, ctrlVLANAdd, 5, 0)
+	gets("VLAN 5, let through", frameTo(ourMAC, 5, 0), true)
+	gets("VLAN 5 with a priority", frameTo(ourMAC, 5|7<<13, 0), true)
+	gets("VLAN 6", frameTo(ourMAC, 6, 0), false)
+	do(ctrlVLAN, ctrlVLANDel, 5, 0)
+	gets("VLAN 5, no longer", frameTo(ourMAC, 5, 0), false)
+	do(ctrlMAC, ctrlMACAddr, 2, 0, 0, 0, 0, 8)
+	address = []byte{2, 0, 0, 0, 0, 8}
+	gets("new address", frameTo([]byte{2, 0, 0, 0, 0, 8}, 0, 0), true)
+}
+
+// §5.1.6.5.2: the tables are empty after a reset; a table larger than ours lets
+// all of its kind through. §5.1.4: a VLAN command is an error if the feature was
+// not negotiated.
+func TestFilterBounds(t *testing.T) {
+	d, m, _ := wired(t, virtio.Bits(FCtrlVLAN))
+	ctrl := m.Queue[2]
+	head := [headLen]byte{2, 0, 0, 0, 0, 7}
+	for _, c := range []struct {
+		cmd  []byte
+		ack  byte
+		want bool
+	}{
+		{[]byte{ctrlRX, ctrlRXPromisc, 0}, ctrlOK, false},
+		{append(append([]byte{ctrlMAC, ctrlMACTable, maxTable + 1, 0, 0, 0}, make([]byte, 6*(maxTable+1))...), 0, 0, 0, 0), ctrlOK, true},
+		{[]byte{ctrlMAC, ctrlMACTable, 0, 0, 0, 0, 0, 0, 0, 0}, ctrlOK, false},
+		{append(append([]byte{ctrlMAC, ctrlMACTable, 0xd0, 7, 0, 0}, make([]byte, 12000)...), 0, 0, 0, 0), ctrlOK, true},
+		{append(append([]byte{ctrlMAC, ctrlMACTable, 0xd0, 7, 0, 0}, make([]byte, 12000)...), 0, 0, 0), ctrlErr, true},
+		{[]byte{ctrlVLAN, ctrlVLANAdd, 5, 0}, ctrlErr, true},
+	} {
+		if ack := ctrl.Do([][]byte{c.cmd}, []int{1}).In[0][0]; ack != c.ack {
+			t.Errorf("% x: %d", c.cmd[:6], ack)
+		}
+		if got := d.rules.Load().accept(&head); got != c.want {
+			t.Errorf("after % x: accepted %v", c.cmd[:6], got)
+		}
+	}
+	m.Reset()
+	if err := m.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.rules.Load(); r.unicast.overflow || r.unicast.n != 0 || !r.modes[ctrlRXPromisc] {
+		t.Error("the rules outlived the reset")
+	}
+}
+
+// The filter allocates nothing for a packet.
+func TestFilterAllocs(t *testing.T) {
+	d, _, _ := wired(t, 0)
+	r := receiver{pieces: []virtq.Buffer{{Bytes: make([]byte, 14)}, {Bytes: frameTo(ourMAC, 5, 1)}}}
+	var h [headLen]byte
+	if n := testing.AllocsPerRun(100, func() {
+		r.head(&h, 70)
+		d.rules.Load().accept(&h)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// §5.1.4, §5.1.4.2: MTU, speed and duplex, the status of the link with its
+// announcement, and that no packet passes without a cable.
+func TestLink(t *testing.T) {
+	d, m, w := wired(t, 0)
+	if got := m.Config(cfgMTU, 7); !bytes.Equal(got, []byte{0x78, 5, 0x10, 0x27, 0, 0, duplexFull}) {
+		t.Errorf("MTU, speed, duplex % x", got)
+	}
+	status := func() uint16 { return binary.LittleEndian.Uint16(m.Config(cfgStatus, 2)) }
+	set := func(up bool, want uint16) {
+		t.Helper()
+		if err := d.SetLink(up); err != nil {
+			t.Fatal(err)
+		}
+		<-m.ConfigChanged()
+		if s := status(); s != want {
+			t.Errorf("status %d, want %d", s, want)
+		}
+	}
+	if s := status(); s != statusLinkUp {
+		t.Errorf("status %d at first", s)
+	}
+	set(false, 0)
+	m.Queue[1].Do([][]byte{make([]byte, HeaderLen+60)}, nil)
+	m.Queue[0].Add(nil, []int{70000})
+	m.Queue[0].Kick()
+	w.frames <- frameTo(broadcast, 0, 1)
+	if w.packets.Load() != 0 || d.Dropped() != 1 {
+		t.Errorf("%d packets sent without a cable", w.packets.Load())
+	}
+	set(true, statusLinkUp|statusAnnounce)
+	if err := d.SetLink(true); err != nil || m.ConfigChanges() != 2 {
+		t.Errorf("%d changes, %v", m.ConfigChanges(), err)
+	}
+	// §5.1.6.5.4: the driver's acknowledgement takes the request back.
+	if ack := m.Queue[2].Do([][]byte{{ctrlAnnounce, ctrlAnnAck}}, []int{1}).In[0][0]; ack != ctrlOK || status() != statusLinkUp {
+		t.Errorf("ack %d, status %d", ack, status())
+	}
+	m.Queue[1].Do([][]byte{make([]byte, HeaderLen+60)}, nil)
+	w.frames <- frameTo(broadcast, 0, 2)
+	if u := m.Queue[0].Wait(); w.packets.Load() != 1 || u.In[0][u.Written-1] != 2 {
+		t.Errorf("%d packets sent, received % x", w.packets.Load(), u.In[0][u.Written-1])
+	}
+}
