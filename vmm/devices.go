@@ -116,6 +116,9 @@ func (m *Machine) addRNG(host *pci.Host) error {
 	return m.plug(host, "virtio-rng", dev)
 }
 
+// addBalloon offers no free page hinting (balloon.Config.Hint): that tells what need
+// not be saved, and nothing saves a machine's memory. What the guest does not need
+// goes back to the host by reporting.
 func (m *Machine) addBalloon(host *pci.Host) error {
 	m.balloon = balloon.New(balloon.Config{Memory: m.mem, Reporting: true, Stats: true})
 	return m.plug(host, "virtio-balloon", m.balloon)
