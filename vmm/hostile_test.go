@@ -42,10 +42,22 @@ var hostileRows = []struct {
 	{"17", "indirect tables of any shape and place", []string{"virtio/virtq: TestHostileDescriptors TestPackedHostile TestPackedIndirectFlags"}},
 	{"18", "another CPU rewrites what is being read", []string{"virtio/virtq: TestHostileRewrite", "virtio/fs: TestHostileDoubleFetch"}},
 	{"19", "packed rings: wrap counters, buffer IDs, lists too long", []string{"virtio/virtq: TestPackedHostile TestPackedWrapCounter FuzzPacked"}},
+	{"20", "disk requests: headers, types, sectors, ranges, status bytes, read-only, host errors, many in flight", []string{
+		"virtio/blk: TestBadRequests TestReadOnly TestHostErrors TestGetID TestSlowRequests FuzzRequest", "virtio/scsi: TestBadCommands TestHeaders TestAddresses TestHostErrors FuzzCommand FuzzControl",
+		"devices/nvme: TestBadCommands TestHostErrors TestFullCompletionQueue TestNobodyTakes TestResetInFlight FuzzCommand FuzzRegisters", "vmm/disk: TestFull TestTruncated TestVanished", "vmm/disk/qcow2: TestHostileHeaders TestHostileTables FuzzOpen"}},
+	{"21", "packets of any size and shape, control commands, floods, the host's loopback", []string{
+		"virtio/net: TestHostileTransmit TestHostileControl TestFilterBounds TestReceiverUsesSmallRings TestReceiverWithoutMerging FuzzQueues",
+		"virtio/net/usernet: TestTransmitAnySize TestHostileFloods TestHostLoopbackIsNotReachable FuzzTransmit"}},
+	{"22", "vsock packets: lengths, addresses, credit, floods, resets, half-closed connections", []string{
+		"virtio/vsock: TestViolations TestRefusals TestFlood TestCreditIn TestCreditOut TestHalfClose TestSeqpacket TestConnectionLimit FuzzPackets"}},
 	{"23", "FUSE requests: lengths, names, nodes, handles, links, special files, DAX", []string{
 		"virtio/fs: TestHostileHeaders TestHostileBeforeInit TestHostileNames TestHostileParents TestHostileSymlinks TestHostileSwapRace",
 		"virtio/fs: TestHostileForget TestHostileSpecialFiles TestHostileHandles TestHostileXattr TestHostileDescriptorExhaustion TestReadOnly",
 		"virtio/fs: TestLockWaits TestStall TestDAXRequests TestDAXRepair FuzzRequest", "vmm/kvm: TestWindowOverFile"}},
+	{"24", "console floods without a reader, input overruns, unknown control messages, resizes; the serial port's registers", []string{
+		"virtio/console: TestSlowTerminal TestInput TestMultiport TestResize TestCloseBlocked TestResetStorm FuzzControl", "devices/serial: TestSlowHost TestNoFIFO TestLoopback TestDLAB TestEveryAccess FuzzAccess"}},
+	{"25", "balloon pages beyond RAM or twice, large statistics, entropy without bound, flush floods, memory outside the region", []string{
+		"virtio/balloon: TestInflate TestReporting TestStats FuzzQueues", "virtio/rng: TestBounds TestRate FuzzRequests", "virtio/pmem: TestFlood TestTruncate FuzzRequest", "virtio/memdev: TestRequests TestShortResponse FuzzRequest"}},
 	{"26", "all ports and addresses, chips out of order", []string{
 		"vmm/bus: TestUnclaimed", "devices/power: TestEveryAccess", "devices/cmos: TestEveryAccess", "devices/pit: TestEveryAccess TestStorm",
 		"devices/pic: TestEveryAccess", "devices/ioapic: TestEveryAccess", "devices/lapic: TestEveryAccess TestTimerStorm",
