@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/gvmspawn/gvmspawn/vmm"
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
@@ -90,6 +92,8 @@ func TestBadKVM(t *testing.T) {
 		{"missing", "mount -t tmpfs none /dev", "", "--kvm=yes -D empty", "this host has no usable /dev/kvm: load the kernel module"},
 		{"not permitted", "mount -t tmpfs none /dev && mknod -m 600 /dev/kvm c 10 232", nobody, "--kvm=yes -D empty", "/dev/kvm may not be opened by this user: become a member of its group"},
 		{"not KVM", "mount -t tmpfs none /dev && mknod -m 666 /dev/kvm c 1 3", "", "--kvm=yes -D empty", "/dev/kvm"},
+		{"read-only image", "truncate -s 1M image && chmod 444 image", nobody, "--kvm=no -i image root=/dev/vda", "image cannot be opened for writing: make it writable or use it read-only"},
+		{"TAP without privileges", "true", nobody, "--kvm=no -D empty --network-tap", "making a TAP device needs root privileges"},
 		{"unreadable directory", "true", nobody, "--kvm=no -D closed", "closed cannot be read: permission denied"},
 	} {
 		line := c.prepare + " && exec " + c.as + binary + " -q --register=no --vsock=no --linux=kernel " + c.args
@@ -100,5 +104,64 @@ func TestBadKVM(t *testing.T) {
 		sh.Stdout, sh.Stderr = &out, &errs
 		_ = sh.Run() // the status tells
 		oneSentence(t, c.name, result{out.String(), errs.String(), sh.ProcessState.ExitCode()}, c.want)
+	}
+}
+
+// TestBadDevices: what is wrong with a disk image, a published port or the right
+// to a TAP device is one sentence.
+func TestBadDevices(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	tinyKernel(t, dir)
+	qcow2 := binary.BigEndian.AppendUint32([]byte("QFI\xfb"), 3)
+	qcow2 = append(qcow2, make([]byte, 4096)...)
+	qcow2[23] = 16                                                  // cluster_bits
+	binary.BigEndian.PutUint64(qcow2[24:], 1<<20)                   // size
+	binary.BigEndian.PutUint32(qcow2[36:], 0x7fff_ffff)             // l1_size
+	binary.BigEndian.PutUint32(qcow2[100:], 104)                    // header_length
+	binary.BigEndian.PutUint32(qcow2[96:], 4)                       // refcount_order
+	backed := append([]byte(nil), qcow2...)                         // with a backing file
+	binary.BigEndian.PutUint64(backed[8:], 1024)                    // backing_file_offset
+	binary.BigEndian.PutUint32(backed[16:], uint32(len("json:{}"))) // backing_file_size
+	copy(backed[1024:], "json:{}")
+	for name, data := range map[string][]byte{"raw": make([]byte, 1<<20), "used": make([]byte, 1<<20), "odd": make([]byte, 1000), "empty-file": nil, "huge": qcow2, "backed": backed} {
+		writeFile(t, at(name), data, 0o644)
+	}
+	if err := os.Mkdir(at("tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(at("fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	used, err := vmm.OpenDisk(vmm.Disk{Path: at("used")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer used.Close()
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	taken := portOf(port.Addr().String())
+	for _, c := range []struct{ args, want string }{
+		{"--extra-drive=qcow2:raw", "raw: not a qcow2 image"},
+		{"--extra-drive=qcow2:huge", "huge: L1 table of 2147483647 entries is too large"},
+		{"--extra-drive=qcow2:backed", "backed: "},
+		{"--extra-drive=odd", "odd has 1000 bytes, but a raw disk is a positive multiple of 512"},
+		{"--extra-drive=empty-file", "empty-file has 0 bytes"},
+		{"--extra-drive=nvme:odd", "odd has 1000 bytes"},
+		{"--extra-drive=scsi-cd:empty-file", "empty-file has 0 bytes"},
+		{"--extra-drive=fifo", "fifo is neither a directory nor a disk image nor a block device"},
+		{"--extra-drive=tree", "tree is a directory"},
+		{"--extra-drive=used", "used is in use"},
+		{"--extra-drive=raw --extra-drive=raw", "raw is in use"},
+		{"--network-user-mode --port=" + taken + ":80", ":" + taken + ": bind: address already in use"},
+		{"--network-user-mode --port=192.0.2.1:8080:80", "cannot assign requested address"},
+		{"--network-user-mode --port=1:2:3:4", "option --port: expected"},
+		{"--network-user-mode --port=80/sctp", "option --port: expected"},
+		{"--network-user-mode --port=-1", "option --port: expected"},
+	} {
+		oneSentence(t, c.args, execute(t, dir, append([]string{"-q", "-D", "tree", "--linux=kernel", "--kvm=no", "--register=no", "--tpm=no", "--vsock=no"}, strings.Fields(c.args)...)...), c.want)
 	}
 }
