@@ -128,14 +128,14 @@ func TestHelpWidth(t *testing.T) {
 	}
 }
 
-// tableRow is an option's row of OPTIONS.md.
+// tableRow is an option's row of the table in README.md.
 type tableRow struct{ in257, in262, ours string }
 
-// optionsTable reads OPTIONS.md. A cell may have "(`--x=` ✓)" for one of
+// optionsTable reads the table in README.md. A cell may have "(`--x=` ✓)" for one of
 // several options of a row.
 func optionsTable(t *testing.T) map[string]tableRow {
 	t.Helper()
-	b, err := os.ReadFile("../../OPTIONS.md")
+	b, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func optionsTable(t *testing.T) map[string]tableRow {
 	return rows
 }
 
-// TestOptionsTable: OPTIONS.md has every option, and only those; what it says
+// TestOptionsTable: the table in README.md has every option, and only those; what it says
 // is ours alone, refused and accepted is so.
 func TestOptionsTable(t *testing.T) {
 	rows := optionsTable(t)
@@ -176,14 +176,14 @@ func TestOptionsTable(t *testing.T) {
 				continue
 			}
 			if ours := row.in257 == "–" && row.in262 == "–"; ours != o.Own {
-				t.Errorf("--%s is ours alone: %t in OPTIONS.md, %t in the table", o.Long, ours, o.Own)
+				t.Errorf("--%s is ours alone: %t in README.md, %t in the table", o.Long, ours, o.Own)
 			}
 			if row.ours == "✗" && !refused(o, "x") && !refused(o, o.Values[len(o.Values)-1]) {
 				t.Errorf("--%s is not refused", o.Long)
 			}
 			for _, v := range o.Values {
 				if marked := row.ours == "✗" || strings.Contains(row.ours, v+" ✗"); refused(o, v) && !marked {
-					t.Errorf("--%s=%s is refused, which OPTIONS.md does not say", o.Long, v)
+					t.Errorf("--%s=%s is refused, which README.md does not say", o.Long, v)
 				}
 			}
 			for _, m := range regexp.MustCompile(`(\w+) ✗`).FindAllStringSubmatch(row.ours, -1) {
@@ -217,11 +217,11 @@ func TestLongOptionsOf262(t *testing.T) {
 	}
 	for name, row := range optionsTable(t) {
 		if has := row.in262 != "–"; has != theirs[name] {
-			t.Errorf("--%s: %t in OPTIONS.md, %t in systemd-vmspawn", name, has, theirs[name])
+			t.Errorf("--%s: %t in README.md, %t in systemd-vmspawn", name, has, theirs[name])
 		}
 		delete(theirs, name)
 	}
 	for name := range theirs {
-		t.Errorf("--%s is not in OPTIONS.md", name)
+		t.Errorf("--%s is not in README.md", name)
 	}
 }
