@@ -17,6 +17,10 @@ import (
 
 // TestMain makes the test binary the program itself when it is asked to be.
 func TestMain(m *testing.M) {
+	if mode := os.Getenv("FAKE_SWTPM"); mode != "" {
+		fakeSwtpm(mode)
+		os.Exit(0)
+	}
 	if os.Getenv("GVMSPAWN_TEST_MAIN") != "" || os.Args[0] == "gvmspawn-terminal-guard" || nsresource.IsHolder() {
 		main()
 	}

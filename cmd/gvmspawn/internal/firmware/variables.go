@@ -45,7 +45,7 @@ func ReadTemplate(path string, open func(path string) (io.ReadCloser, error)) ([
 		return nil, fmt.Errorf("cannot read %s, the template of the EFI variables: %w", path, bare(err))
 	}
 	if !uefi.IsStore(b) {
-		return nil, fmt.Errorf("%s is not a template of EFI variables", path)
+		return nil, fmt.Errorf("%s is not a template of EFI variables, or it is truncated", path)
 	}
 	return b, nil
 }

@@ -178,7 +178,7 @@ func TestSilence(t *testing.T) {
 // TestTail: lines are kept whole or cut, and the last one is remembered.
 func TestTail(t *testing.T) {
 	w := &tail{log: slog.New(slog.DiscardHandler)}
-	for _, s := range []string{"first\nsec", "ond", "\n\n", strings.Repeat("x", 3*tailLine)} {
+	for _, s := range []string{"first\nsec", "ond", "\n\n.\n", strings.Repeat("x", 3*tailLine)} {
 		io.WriteString(w, s) //nolint:errcheck // it cannot fail
 	}
 	if s, _ := w.last(); s != "second" {

@@ -281,7 +281,7 @@ func (t *tail) Write(p []byte) (int, error) {
 		if !more {
 			return n, nil
 		}
-		if s := strings.TrimSpace(string(t.line)); s != "" {
+		if s := strings.TrimSpace(string(t.line)); strings.Trim(s, ".") != "" { // swtpm_setup's sign of progress is a dot
 			t.end, t.lock = s, t.lock || strings.Contains(s, "NVRAM_Lock")
 			t.log.Debug("swtpm: " + s)
 		}
@@ -289,7 +289,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	}
 }
 
-// last is the last line that was not empty, and whether any was about the lock
+// last is the last line that said something, and whether any was about the lock
 // of the state.
 func (t *tail) last() (line string, locked bool) {
 	t.mu.Lock()
