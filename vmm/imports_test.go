@@ -29,6 +29,7 @@ var importTable = []struct {
 		"golang.org/x/term", "golang.org/x/crypto", "github.com/spf13/pflag"}},
 	{"bench", []string{"*"}, []string{"*"}},
 	{"bench/*", []string{"*"}, []string{"*"}},
+	{"vmm/guesttest/attest", nil, []string{"github.com/google/go-tpm", "github.com/google/go-tpm-tools", "google.golang.org/protobuf"}},
 	{"vmm/guesttest/*", []string{"vmm/guesttest/*"}, []string{"github.com/mdlayher/vsock", "github.com/google/go-tpm"}}, // the guest's side
 	{"vmm/guesttest", []string{"vmm", "boot/*"}, []string{"github.com/u-root/u-root", "github.com/therootcompany/xz"}},
 	{"vmm/layout", nil, nil},

@@ -1,18 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"crypto"
-	"encoding/hex"
-	"encoding/json"
-	"fmt"
+	"crypto/sha256"
+	"debug/pe"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
-	"github.com/google/go-eventlog/proto/state"
-	"github.com/google/go-eventlog/register"
 	"github.com/google/go-eventlog/tcg"
+	"github.com/google/go-tpm-tools/proto/attest"
+	tpmpb "github.com/google/go-tpm-tools/proto/tpm"
+	"github.com/google/go-tpm-tools/server"
+	"github.com/google/go-tpm/legacy/tpm2"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
@@ -20,104 +22,152 @@ import (
 // ovmfDescriptor writes a descriptor of Debian's OVMF without Secure Boot.
 func ovmfDescriptor(t *testing.T, dir string) string {
 	t.Helper()
-	ovmf := filepath.Join(guesttest.Asset(t, "ovmf"), "usr/share/OVMF")
-	file := func(name string) map[string]string {
-		return map[string]string{"filename": filepath.Join(ovmf, name), "format": "raw"}
-	}
-	b, err := json.Marshal(map[string]any{
-		"description": "OVMF", "interface-types": []string{"uefi"}, "features": []string{}, "tags": []string{},
-		"mapping": map[string]any{"device": "flash", "executable": file("OVMF_CODE_4M.fd"), "nvram-template": file("OVMF_VARS_4M.fd")},
-		"targets": []any{map[string]any{"architecture": "x86_64", "machines": []string{"pc-q35-*"}}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "ovmf.json")
-	writeFile(t, path, b, 0o644)
+	ovmf, path := filepath.Join(guesttest.Asset(t, "ovmf"), "usr/share/OVMF"), filepath.Join(dir, "ovmf.json")
+	writeDescriptor(t, path, filepath.Join(ovmf, "OVMF_CODE_4M.fd"), filepath.Join(ovmf, "OVMF_VARS_4M.fd"))
 	return path
 }
 
-// TestLongMeasuredBoot: OVMF measures what it starts into the TPM, and the
-// PCRs are what its event log says, as Linux hands both on.
+// measuredUKI makes a unified kernel image that starts this kernel.
+func measuredUKI(t *testing.T, kernel string) string {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		writeFile(t, path, []byte(content), 0o644)
+		return path
+	}
+	return guesttest.UKI(t,
+		guesttest.UKISection{Name: ".osrel", File: file("osrel", "ID=test\nPRETTY_NAME=Measured\n")},
+		guesttest.UKISection{Name: ".cmdline", File: file("cmdline", "panic=-1 quiet in.uki")},
+		guesttest.UKISection{Name: ".linux", File: kernel},
+		guesttest.UKISection{Name: ".initrd", File: file("initrd", string(make([]byte, 512)))})
+}
+
+// stubPCR is what PCR 11 must be once systemd's stub has measured the image: the
+// name of each section with its NUL and its content, in the order of the list in
+// systemd's src/fundamental/uki.c.
+func stubPCR(t *testing.T, uki string) []byte {
+	t.Helper()
+	f, err := pe.Open(uki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	pcr := make([]byte, sha256.Size)
+	extend := func(b []byte) {
+		digest := sha256.Sum256(b)
+		sum := sha256.Sum256(append(pcr, digest[:]...))
+		pcr = sum[:]
+	}
+	for _, name := range []string{".linux", ".osrel", ".cmdline", ".initrd", ".sbat"} {
+		s := f.Section(name)
+		if s == nil {
+			t.Fatalf("the image has no %s", name)
+		}
+		content := make([]byte, s.VirtualSize)
+		if _, err := s.ReadAt(content, 0); err != nil {
+			t.Fatal(err)
+		}
+		extend(append([]byte(name), 0))
+		extend(content)
+	}
+	return pcr
+}
+
+// TestLongMeasuredBoot: OVMF and systemd's stub measure a unified kernel image that
+// they start into the TPM. In the guest go-tpm-tools finds the bank and the
+// endorsement key and attests; its quotes are over PCRs to which the event log
+// replays, with what the image holds in PCR 11.
 func TestLongMeasuredBoot(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots firmware on the software CPU: set GVMSPAWN_LONG=1")
 	}
 	needSwtpm(t)
 	kernel := guesttest.KernelAsset(t, "kernel-trixie")
+	kernel.Path = measuredUKI(t, kernel.Path)
+	const nonce = "of this run"
 	for _, iface := range []string{"tis", "crb"} {
 		t.Run(iface, func(t *testing.T) {
 			dir := t.TempDir()
 			tree := guestTree(t, `
+is uki "$(grep -c in.uki /proc/cmdline)" 1
 is vmgenid "$(ls /sys/bus/acpi/drivers/vmgenid /sys/bus/platform/drivers/vmgenid 2>/dev/null | grep -c GVMS0001)" 1
 mount -t securityfs none /sys/kernel/security
-cat /sys/kernel/security/tpm0/binary_bios_measurements >/log
-for i in $(seq 0 23); do echo "$i $(cat /sys/class/tpm/tpm0/pcr-sha256/$i)"; done >/pcrs
-sync; echo MEASURED; poweroff -f`)
+attest / "`+nonce+`"
+sync; poweroff -f`)
+			copyFile(t, guesttest.AttestBinary(t), filepath.Join(tree, "bin/attest"))
 			m := newMachine(t, dir, kernel, "-D", tree, "--tpm=yes", "--tpm-state=off", "--firmware="+ovmfDescriptor(t, dir), "--efi-nvram-state=off", "a.marker")
 			m.Env = append(m.Env, "GVMSPAWN_TPM="+iface)
 			m.start()
 			if s := m.statusWithin(4 * bootTime); s != 0 {
 				t.Fatalf("status %d", s)
 			}
-			m.check("vmgenid")
-			log, err := os.ReadFile(filepath.Join(tree, "log"))
+			m.check("uki", "vmgenid", "attest")
+			data, err := os.ReadFile(filepath.Join(tree, "attestation"))
+			a := &attest.Attestation{}
+			if err == nil {
+				err = proto.Unmarshal(data, a)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			replay(t, log, readPCRs(t, filepath.Join(tree, "pcrs")))
+			verifyAttestation(t, a, nonce, stubPCR(t, kernel.Path))
 		})
 	}
 }
 
-// readPCRs reads lines of an index and a digest.
-func readPCRs(t *testing.T, path string) register.PCRBank {
+// verifyAttestation checks signature, nonce, PCRs and event log, and that each of
+// them matters.
+func verifyAttestation(t *testing.T, a *attest.Attestation, nonce string, stub []byte) {
 	t.Helper()
-	data, err := os.ReadFile(path)
+	public, err := tpm2.DecodePublic(a.GetAkPub())
 	if err != nil {
 		t.Fatal(err)
 	}
-	bank := register.PCRBank{TCGHashAlgo: state.HashAlgo_SHA256}
-	for line := range strings.Lines(string(data)) {
-		var index int
-		var digest string
-		if _, err := fmt.Sscan(line, &index, &digest); err != nil {
-			t.Fatal(err)
-		}
-		d, err := hex.DecodeString(digest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		bank.PCRs = append(bank.PCRs, register.PCR{Index: index, Digest: d, DigestAlg: crypto.SHA256})
-	}
-	return bank
-}
-
-// replay computes the PCRs from the log, and fails if they are others, or if
-// the log says less than firmware must measure (TCG PC Client Platform Firmware
-// Profile 1.06 §3.3.4).
-func replay(t *testing.T, log []byte, bank register.PCRBank) {
-	t.Helper()
-	events, err := tcg.ParseAndReplay(log, bank.MRs(), tcg.ParseOpts{})
+	key, err := public.Key()
 	if err != nil {
 		t.Fatal(err)
 	}
-	measured, kernel := map[uint32]int{}, false
-	for _, e := range events {
-		measured[e.MRIndex()]++
-		kernel = kernel || e.MRIndex() == 4 && e.UntrustedType() == tcg.EFIBootServicesApplication
+	opts := server.VerifyOpts{Nonce: []byte(nonce), TrustedAKs: []crypto.PublicKey{key}, AllowEmptySBVar: true, AllowEFIAppBeforeCallingEvent: true}
+	state, err := server.VerifyAttestation(a, opts)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%d events, by PCR %v", len(events), measured)
-	for pcr := range uint32(8) {
+	if len(a.GetQuotes()) != 1 || a.GetQuotes()[0].GetPcrs().GetHash() != tpmpb.HashAlgo_SHA256 {
+		t.Fatalf("%d quotes", len(a.GetQuotes()))
+	}
+	pcrs := a.GetQuotes()[0].GetPcrs().GetPcrs()
+	if !bytes.Equal(pcrs[11], stub) {
+		t.Errorf("PCR 11 is %x, of the image's sections would be %x", pcrs[11], stub)
+	}
+	measured, application := map[uint32]int{}, false
+	for _, e := range state.GetRawEvents() {
+		measured[e.GetPcrIndex()]++
+		application = application || e.GetPcrIndex() == 4 && e.GetUntrustedType() == uint32(tcg.EFIBootServicesApplication)
+	}
+	t.Logf("%d events, by PCR %v", len(state.GetRawEvents()), measured)
+	// TCG PC Client Platform Firmware Profile 1.06 §3.3.4; 11 and 12 are the stub's.
+	for _, pcr := range []uint32{0, 1, 2, 3, 4, 5, 6, 7, 11, 12} {
 		if measured[pcr] == 0 {
 			t.Errorf("nothing measured into PCR %d", pcr)
 		}
 	}
-	if !kernel {
-		t.Error("the kernel is not measured into PCR 4")
+	if !application {
+		t.Error("the image is not measured into PCR 4")
 	}
-	bank.PCRs[4].Digest[0] ^= 1
-	if _, err := tcg.ParseAndReplay(log, bank.MRs(), tcg.ParseOpts{}); err == nil {
-		t.Error("another PCR 4 replays, too")
+	opts.Nonce = []byte("of another run")
+	if _, err := server.VerifyAttestation(a, opts); err == nil {
+		t.Error("an attestation for another nonce verifies, too")
 	}
+	opts.Nonce = []byte(nonce)
+	a.EventLog = bytes.Replace(a.EventLog, stubEvent(".osrel"), stubEvent(".OSREL"), 1)
+	if _, err := server.VerifyAttestation(a, opts); err == nil {
+		t.Error("another event log verifies, too")
+	}
+}
+
+// stubEvent is the digest of a section's name, which the event log has.
+func stubEvent(name string) []byte {
+	digest := sha256.Sum256(append([]byte(name), 0))
+	return digest[:]
 }

@@ -16,7 +16,7 @@ type built struct {
 	out  []byte
 }
 
-var binary, guestBinary built
+var binary, guestBinary, attestBinary built
 
 func (b *built) build(t testing.TB, name, pkg string) string {
 	t.Helper()
@@ -52,10 +52,17 @@ func GuestBinary(t testing.TB) string {
 	return guestBinary.build(t, "guest", "./vmm/guesttest/guest")
 }
 
-// RemoveBinary removes what Binary and GuestBinary built; TestMain calls it at
-// the end.
+// AttestBinary builds the program that attests in guests, once a test process, and
+// returns its path.
+func AttestBinary(t testing.TB) string {
+	t.Helper()
+	return attestBinary.build(t, "attest", "./vmm/guesttest/attest")
+}
+
+// RemoveBinary removes what the functions above built; TestMain calls it at the
+// end.
 func RemoveBinary() {
-	for _, b := range []*built{&binary, &guestBinary} {
+	for _, b := range []*built{&binary, &guestBinary, &attestBinary} {
 		if b.path != "" {
 			_ = os.RemoveAll(filepath.Dir(b.path))
 		}
