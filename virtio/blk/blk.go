@@ -144,8 +144,10 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.act = a
-	// §5.2.6.2: a driver that cannot flush must not depend on flushes.
-	d.writeback.Store(a.Features.Has(VIRTIO_BLK_F_FLUSH) || a.Features.Has(VIRTIO_BLK_F_CONFIG_WCE))
+	// §5.2.6.2: a driver that cannot flush must not depend on flushes. §5.2.5.2:
+	// "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the
+	// device MUST initialize writeback to 0."
+	d.writeback.Store(a.Features.Has(VIRTIO_BLK_F_FLUSH))
 	for i, q := range a.Queues {
 		// §5.2.5.1: without MQ only the first queue is used.
 		if q != nil && (i == 0 || a.Features.Has(VIRTIO_BLK_F_MQ)) {

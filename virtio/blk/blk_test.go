@@ -73,6 +73,9 @@ func TestConfig(t *testing.T) {
 		b[32] != 1 || le.Uint16(b[34:]) != 4 || le.Uint32(b[44:]) != 128 || b[56] != 1 {
 		t.Errorf("config %x", b)
 	}
+	if b[33] != 0 || !bytes.Equal(b[57:60], []byte{0, 0, 0}) {
+		t.Errorf("unused0 %x, unused1 %x (§5.2.5.2)", b[33], b[57:60])
+	}
 	want := virtio.Bits(2, 6, 9, 10, 11, 12, 13, 14)
 	if f := m.Device.Features(); f != want {
 		t.Errorf("features %#x, want %#x", f, want)
@@ -252,6 +255,17 @@ func TestWriteCache(t *testing.T) {
 	write()
 	if img.Flushes() != 3 {
 		t.Errorf("driver without flush: %d flushes", img.Flushes())
+	}
+	// §5.2.5.2: with CONFIG_WCE alone the cache is off until the driver turns it on.
+	m = virtiotest.New(t, newDevice(t, img), virtiotest.Options{Features: virtio.Bits(VIRTIO_BLK_F_CONFIG_WCE)})
+	write()
+	if m.Config(32, 1)[0] != 0 || img.Flushes() != 4 {
+		t.Errorf("CONFIG_WCE alone: writeback %d, %d flushes", m.Config(32, 1)[0], img.Flushes())
+	}
+	m.Device.WriteConfig(32, []byte{1})
+	write()
+	if m.Config(32, 1)[0] != 1 || img.Flushes() != 4 {
+		t.Errorf("turned on: writeback %d, %d flushes", m.Config(32, 1)[0], img.Flushes())
 	}
 }
 
