@@ -57,6 +57,12 @@ func (r *request) parse() (response, bool) {
 		return VIRTIO_SCSI_S_FAILURE, false
 	}
 	r.outLen, r.inLen = c.ReadableLen-r.outAt, c.WritableLen-r.inAt
+	// §5.6.6.1.2: "if neither dataout nor datain is empty, and the
+	// VIRTIO_SCSI_F_INOUT feature has not been negotiated, the request will be
+	// immediately returned with a response equal to VIRTIO_SCSI_S_FAILURE".
+	if r.outLen > 0 && r.inLen > 0 {
+		return VIRTIO_SCSI_S_FAILURE, false
+	}
 	var h [requestHeader + maxCDB]byte
 	n := requestHeader + int(min(cdbSize, maxCDB))
 	c.ReadAt(h[:n], 0)

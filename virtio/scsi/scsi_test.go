@@ -387,6 +387,10 @@ func TestHeaders(t *testing.T) {
 	if response(u.In[0][11]) != VIRTIO_SCSI_S_FAILURE {
 		t.Errorf("short header: %x", u.In[0][:12])
 	}
+	// §5.6.6.1.2: data both ways needs VIRTIO_SCSI_F_INOUT, which is not offered.
+	if a := m.send(lun0, rw10(opRead10, 0, 1), make([]byte, 512), 512); a.response != VIRTIO_SCSI_S_FAILURE || a.residual != 1024 {
+		t.Errorf("data both ways: %+v", a)
+	}
 	q.Do([][]byte{header(lun0)}, []int{5})
 	q.Do([][]byte{header(lun0)}, nil)
 	q.Do(nil, []int{200})
