@@ -246,7 +246,9 @@ func (o outgoing) copyTo(pieces []virtq.Buffer, size int, f virtio.Features) int
 		w.write(o.frame)
 		return w.n
 	}
-	gsoHeader(&hdr, o.pkt, f)
+	if !gsoHeader(&hdr, o.pkt, f) {
+		return 0
+	}
 	w.write(hdr[:])
 	for _, s := range o.pkt.AsSlices() {
 		w.write(s)
@@ -254,25 +256,32 @@ func (o outgoing) copyTo(pieces []virtq.Buffer, size int, f virtio.Features) int
 	return w.n
 }
 
-// gsoHeader describes netstack's offload to the guest (virtio 1.2 §5.1.6.4).
-func gsoHeader(hdr *[vnet.HeaderLen]byte, pkt *stack.PacketBuffer, f virtio.Features) {
+// gsoHeader describes netstack's offload to the guest (virtio 1.2 §5.1.6.4). It
+// reports false for a packet that this driver cannot take: one of a connection
+// that began under another driver, which negotiated more.
+func gsoHeader(hdr *[vnet.HeaderLen]byte, pkt *stack.PacketBuffer, f virtio.Features) bool {
 	gso := &pkt.GSOOptions
 	if gso.Type == stack.GSONone || !gso.NeedsCsum {
-		return
+		return true
+	}
+	if !f.Has(vnet.FGuestCsum) {
+		return false
 	}
 	l2 := len(pkt.LinkHeader().Slice())
 	hdr[0] = vnet.HdrFNeedsCsum
 	binary.LittleEndian.PutUint16(hdr[6:], uint16(l2)+gso.L3HdrLen)
 	binary.LittleEndian.PutUint16(hdr[8:], gso.CsumOffset)
 	if pkt.Data().Size() <= int(gso.MSS) {
-		return
+		return true
 	}
+	feature := uint(vnet.FGuestTSO4)
 	hdr[1] = vnet.GSOTCPv4
 	if gso.Type == stack.GSOTCPv6 {
-		hdr[1] = vnet.GSOTCPv6
+		feature, hdr[1] = vnet.FGuestTSO6, vnet.GSOTCPv6
 	}
 	binary.LittleEndian.PutUint16(hdr[2:], uint16(l2+len(pkt.NetworkHeader().Slice())+len(pkt.TransportHeader().Slice())))
 	binary.LittleEndian.PutUint16(hdr[4:], gso.MSS)
+	return f.Has(feature)
 }
 
 // scatter writes into a list of buffers.
