@@ -9,6 +9,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/virtio"
 	"github.com/gvmspawn/gvmspawn/virtio/virtiotest"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq"
+	"github.com/gvmspawn/gvmspawn/virtio/virtq/virtqtest"
 )
 
 // wire is a link whose packets to the guest come from a channel.
@@ -29,7 +30,7 @@ func (w *wire) Receive(pieces []virtq.Buffer, size int) (int, error) {
 }
 
 var (
-	ourMAC    = []byte{2, 0, 0, 0, 0, 1}
+	ourMAC    = stdnet.HardwareAddr{2, 0, 0, 0, 0, 1}
 	broadcast = bytes.Repeat([]byte{0xff}, 6)
 )
 
@@ -46,7 +47,7 @@ func frameTo(to []byte, vlan uint16, mark byte) []byte {
 func wired(t testing.TB, without virtio.Features) (*Device, *virtiotest.Machine, *wire) {
 	t.Helper()
 	w := &wire{counter: counter{interrupt: make(chan struct{}, 1)}, frames: make(chan []byte)}
-	d, err := New(Config{MAC: stdnet.HardwareAddr(ourMAC), MTU: 1400, Speed: 10000, Links: []Link{w}})
+	d, err := New(Config{MAC: ourMAC, MTU: 1400, Speed: 10000, Links: []Link{w}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,9 +190,12 @@ func TestLink(t *testing.T) {
 	}
 	set(false, 0)
 	m.Queue[1].Do([][]byte{make([]byte, HeaderLen+60)}, nil)
-	m.Queue[0].Add(nil, []int{70000})
+	for range 3 {
+		m.Queue[0].Add(nil, []int{70000})
+	}
 	m.Queue[0].Kick()
 	w.frames <- frameTo(broadcast, 0, 1)
+	w.frames <- frameTo(broadcast, 0, 3) // taken when the first has been dropped; itself perhaps later
 	if w.packets.Load() != 0 || d.Dropped() != 1 {
 		t.Errorf("%d packets sent without a cable", w.packets.Load())
 	}
@@ -205,7 +209,119 @@ func TestLink(t *testing.T) {
 	}
 	m.Queue[1].Do([][]byte{make([]byte, HeaderLen+60)}, nil)
 	w.frames <- frameTo(broadcast, 0, 2)
-	if u := m.Queue[0].Wait(); w.packets.Load() != 1 || u.In[0][u.Written-1] != 2 {
+	u := m.Queue[0].Wait()
+	if u.In[0][u.Written-1] == 3 {
+		u = m.Queue[0].Wait()
+	}
+	if w.packets.Load() != 1 || u.In[0][u.Written-1] != 2 {
 		t.Errorf("%d packets sent, received % x", w.packets.Load(), u.In[0][u.Written-1])
+	}
+}
+
+// §5.1.4.1, §5.1.2: what a device cannot be made of.
+func TestNewErrors(t *testing.T) {
+	good := Config{MAC: ourMAC, Links: []Link{newCounter()}}
+	for name, change := range map[string]func(*Config){
+		"MTU":           func(c *Config) { c.MTU = 67 },
+		"multicast":     func(c *Config) { c.MAC = stdnet.HardwareAddr{1, 0, 0, 0, 0, 1} },
+		"short address": func(c *Config) { c.MAC = ourMAC[:5] },
+		"no link":       func(c *Config) { c.Links = nil },
+	} {
+		c := good
+		change(&c)
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// §5.1.6.3.1, §5.1.6.4.1: num_buffers counts the buffers, of which all but the last
+// are full; without MRG_RXBUF it is 1.
+func TestNumBuffers(t *testing.T) {
+	_, m, w := wired(t, 0)
+	for range 100 {
+		m.Queue[0].Add(nil, []int{1000})
+	}
+	m.Queue[0].Kick()
+	w.frames <- frameTo(broadcast, 0, 1)
+	if u := m.Queue[0].Wait(); binary.LittleEndian.Uint16(u.In[0][hdrNumBuffers:]) != 1 {
+		t.Errorf("header % x", u.In[0][:HeaderLen])
+	}
+	d := virtqtest.New(t, 64, virtqtest.Options{})
+	r := receiver{q: d.Queue, merge: true}
+	for range 33 {
+		d.Add(nil, []int{100})
+	}
+	if !r.collect() {
+		t.Fatal("no buffers")
+	}
+	r.deliver(250)
+	for i, want := range []uint32{100, 100, 50} {
+		u := d.Wait()
+		if u.Written != want || i == 0 && binary.LittleEndian.Uint16(u.In[0][hdrNumBuffers:]) != 3 {
+			t.Errorf("buffer %d: %d bytes, header % x", i, u.Written, u.In[0][:HeaderLen])
+		}
+	}
+
+	_, m, w = wired(t, virtio.Bits(FMrgRxbuf))
+	m.Queue[0].Add(nil, []int{2000})
+	m.Queue[0].Kick()
+	w.frames <- frameTo(broadcast, 0, 1)
+	if u := m.Queue[0].Wait(); binary.LittleEndian.Uint16(u.In[0][hdrNumBuffers:]) != 1 {
+		t.Errorf("without MRG_RXBUF: header % x", u.In[0][:HeaderLen])
+	}
+}
+
+// Resets with packets on their way in both directions, each time with other features:
+// the device stops, and goes on with the next driver. Row 6.
+func TestResets(t *testing.T) {
+	w := &wire{counter: counter{interrupt: make(chan struct{}, 1)}, frames: make(chan []byte)}
+	d, err := New(Config{MAC: ourMAC, Links: []Link{w}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			case w.frames <- frameTo(broadcast, 0, 1):
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	received := 0
+	for i := range 200 {
+		without := virtio.Features(0)
+		if i%2 == 1 {
+			without = virtio.Bits(FMrgRxbuf, FCtrlVLAN)
+		}
+		m := virtiotest.New(t, d, virtiotest.Options{Features: d.Features() &^ without, EventIdx: i%3 == 0, Packed: i%4 == 0, Memory: virtqtest.NewMemory(t, 4<<20)})
+		rx, tx, ctrl := m.Queue[0], m.Queue[1], m.Queue[2]
+		for range 60 {
+			rx.Add(nil, []int{2000})
+		}
+		rx.Kick()
+		for range 10 {
+			tx.Add([][]byte{make([]byte, HeaderLen+100)}, nil)
+		}
+		tx.Kick()
+		if i%5 == 0 {
+			ctrl.Do([][]byte{{ctrlRX, ctrlRXPromisc, 0}}, []int{1})
+		}
+		up := i%11 != 0
+		if err := d.SetLink(up); err != nil {
+			t.Fatal(err)
+		}
+		if i%7 == 0 && up {
+			rx.Wait()
+			received++
+		}
+		m.Reset()
+	}
+	if received == 0 || w.packets.Load() == 0 {
+		t.Errorf("%d packets received, %d sent", received, w.packets.Load())
 	}
 }

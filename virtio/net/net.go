@@ -94,6 +94,9 @@ func New(cfg Config) (*Device, error) {
 	if len(cfg.MAC) != 6 || cfg.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("network interface: %q is no unicast MAC address", cfg.MAC)
 	}
+	if cfg.MTU != 0 && cfg.MTU < minMTU { // §5.1.4.1
+		return nil, fmt.Errorf("network interface: an MTU of %d is less than %d", cfg.MTU, minMTU)
+	}
 	if len(cfg.Links) == 0 {
 		return nil, errors.New("network interface: no link")
 	}

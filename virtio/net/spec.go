@@ -35,9 +35,13 @@ const (
 	cfgDuplex   = 16 // u8
 	cfgSize     = 17
 
+	minMTU = 68
+
 	statusLinkUp   = 1
 	statusAnnounce = 2
-	duplexFull     = 1
+	// duplexFull is what Linux takes for it; §5.1.4.1 has the two values the
+	// other way round.
+	duplexFull = 1
 )
 
 // struct virtio_net_hdr (virtio 1.2 §5.1.6), byte offsets. With VERSION_1 it

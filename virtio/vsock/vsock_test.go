@@ -215,6 +215,56 @@ func TestCreditIn(t *testing.T) {
 	g.expect(VIRTIO_VSOCK_OP_RST)
 }
 
+// §5.10.6.2: "The tx virtqueue MUST be processed even when the rx virtqueue is full".
+func TestTxWithoutRxBuffers(t *testing.T) {
+	g := newGuest(t, newDevice(t, Config{}), 8)
+	s, c := pair(t, g)
+	for g.m.Queue[0].InFlight() > 0 { // take all receive buffers away
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		g.m.Queue[0].Wait()
+	}
+	go c.Write([]byte("waits for a buffer")) //nolint:errcheck // seen below
+	for i := range 100 {
+		s.send(VIRTIO_VSOCK_OP_RW, 0, []byte{byte(i)}) // returns when the device has taken it
+	}
+	got := make([]byte, 100)
+	if _, err := io.ReadFull(c, got); err != nil || got[99] != 99 {
+		t.Errorf("%v %v", got, err)
+	}
+	g.provide(8)
+	if p := g.expect(VIRTIO_VSOCK_OP_RW); string(p.data) != "waits for a buffer" {
+		t.Errorf("%q", p.data)
+	}
+}
+
+// §5.10.3: without any feature the device acts as if F_STREAM was negotiated.
+func TestNoFeatures(t *testing.T) {
+	d := newDevice(t, Config{})
+	g := &guest{t: t, dev: d}
+	g.m = virtiotest.New(t, d, virtiotest.Options{Features: virtio.Bits(virtio.FVersion1)})
+	g.provide(8)
+	s, c := pair(t, g)
+	s.send(VIRTIO_VSOCK_OP_RW, 0, []byte("stream"))
+	if b := make([]byte, 6); must(io.ReadFull(c, b)) != 6 || string(b) != "stream" {
+		t.Errorf("%q", b)
+	}
+	if _, err := d.Listen(9); err != nil {
+		t.Fatal(err)
+	}
+	q := &sock{g: g, typ: VIRTIO_VSOCK_TYPE_SEQPACKET, port: 5001, peer: 9, alloc: 64 << 10}
+	q.send(VIRTIO_VSOCK_OP_REQUEST, 0, nil)
+	g.expect(VIRTIO_VSOCK_OP_RST)
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 // Virtio 1.3 §5.10.6.4.1: message boundaries.
 func TestSeqpacket(t *testing.T) {
 	g := newGuest(t, newDevice(t, Config{}), 8)
