@@ -519,10 +519,25 @@ func genInvpcid(c *CPU, in *decode.Inst) int {
 	return c.done()
 }
 
-// genCacheOp is INVD, WBINVD, CLFLUSH and the like: memory is coherent here.
+// genCacheOp is INVD and WBINVD: memory is coherent here.
 func genCacheOp(c *CPU, in *decode.Inst) int {
-	if (in.Op == decode.INVD || in.Op == decode.WBINVD) && !c.privileged() {
+	if !c.privileged() {
 		return stFault
+	}
+	return stNext
+}
+
+// genFlushLine is CLFLUSH, CLFLUSHOPT and CLWB, which fault as the load of a
+// byte does (SDM vol. 2A, CLFLUSH), but read nothing.
+func genFlushLine(c *CPU, in *decode.Inst) int {
+	la, ok := c.linear(in.Mem.Seg, c.ea(in), 1, false)
+	if !ok || !c.checkLinear(la, 1) {
+		return stFault
+	}
+	if la^c.s.entry(la).Read >= 4096 {
+		if _, _, ok := c.translate(la, accRead, c.tlbMode); !ok {
+			return stFault
+		}
 	}
 	return stNext
 }
