@@ -335,7 +335,11 @@ func (c *CPU) interruptReal(e exception) bool {
 // setFlags writes RFLAGS as POPF and IRET do, with the bits of mask changeable.
 func (c *CPU) setFlags(f, mask uint64) {
 	s := c.s
+	tf := s.Flags & flagTF
 	s.Flags = s.Flags&^(mask&^flagsArith) | f&mask&^flagsArith
+	if tf &^= s.Flags; tf != 0 {
+		c.breakHits |= dr6BS // a trap is still due to the instruction that clears TF
+	}
 	if mask&flagsArith != 0 {
 		s.setArith(f)
 	}

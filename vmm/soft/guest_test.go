@@ -24,7 +24,10 @@ type guest struct {
 	ram  []byte
 	vm   *VM
 	out  []uint32 // written to portEnd + 1
+	in   []uint32 // what reads of that port get
 	read func(addr uint64, size int) uint64
+	// wrote has the bytes that a device got.
+	wrote []byte
 
 	mu    sync.Mutex
 	ended atomic.Bool
@@ -55,7 +58,14 @@ func newGuestWith(t *testing.T, cfg Config, more func(*mem.Memory)) *guest {
 	return g
 }
 
-func (g *guest) PortIn(port uint16, size int) uint32 { return 0 }
+func (g *guest) PortIn(port uint16, size int) uint32 {
+	if port != portEnd+1 || len(g.in) == 0 {
+		return 0
+	}
+	v := g.in[0]
+	g.in = g.in[1:]
+	return v
+}
 
 func (g *guest) PortOut(port uint16, size int, v uint32) {
 	g.mu.Lock()
@@ -75,7 +85,9 @@ func (g *guest) MMIORead(addr uint64, size int) uint64 {
 	return ^uint64(0)
 }
 
-func (g *guest) MMIOWrite(addr uint64, size int, v uint64) {}
+func (g *guest) MMIOWrite(addr uint64, size int, v uint64) {
+	g.wrote = append(g.wrote, binary.LittleEndian.AppendUint64(nil, v)[:size]...)
+}
 
 func (g *guest) end() {
 	g.ended.Store(true)

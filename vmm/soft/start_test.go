@@ -64,12 +64,29 @@ func TestStrings(t *testing.T) {
 		{"overlapping", "be00000400bf01000400b964000000c60677fcf3a4", all(0x40000, 101, 0x77), 0x40064, 0x40065, 0},
 		{"stosb", "b85a000000bff81f0400b920000000fcf3aa", all(0x41ff8, 32, 0x5a), 0, 0x42018, 0},
 		{"from a device", "be000010d0bff80f0400b904000000fcf3a5", all(0x40ff8, 16, 0xab), 0xd0100010, 0x41008, 0},
+		{"to a device", "bef80f0400bf100010d0b904000000fcf3a5", func(g *guest) bool { return bytes.Equal(g.wrote, g.ram[0x40ff8:0x41008]) }, 0x41008, 0xd0100020, 0},
+		{"bytes to a device, across its pages", "bef80f0400bff80f10d0b910000000fcf3a4",
+			func(g *guest) bool { return bytes.Equal(g.wrote, g.ram[0x40ff8:0x41008]) }, 0x41008, 0xd0101008, 0},
+		{"stosw to a device", "b85aa50000bffe0f10d0b903000000fc66f3ab", func(g *guest) bool { return string(g.wrote) == "\x5a\xa5\x5a\xa5\x5a\xa5" }, 0, 0xd0101004, 0},
+		{"from a device to a device", "be000010d0bf000110d0b902000000fcf348a5",
+			func(g *guest) bool { return bytes.Equal(g.wrote, bytes.Repeat([]byte{0xab}, 16)) }, 0xd0100010, 0xd0100110, 0},
+		{"outsb", "bef80f0400b910000000baf5000000fcf36e", func(g *guest) bool {
+			for i, v := range g.out {
+				if byte(v) != g.ram[0x40ff8+i] {
+					return false
+				}
+			}
+			return len(g.out) == 16
+		}, 0x41008, 0, 0},
+		{"insw", "bffc0f0400b904000000baf5000000fc66f36d", func(g *guest) bool { return string(g.ram[0x40ffc:0x41004]) == "ABCDEFGH" }, 0, 0x41004, 0},
+		{"insb backwards", "bf03100400b908000000baf5000000fdf36c", func(g *guest) bool { return string(g.ram[0x40ffc:0x41004]) == "\x00\x00\x00\x00GECA" }, 0, 0x40ffb, 0},
 		{"repne scasb", "bff80f0400b94000000031c0fcf2ae", func(*guest) bool { return true }, 0, 0x41011, 0x40 - 25},
 		{"repe cmpsb", "bef80f0400bff82f0400b940000000fcf3a6", func(*guest) bool { return true }, 0x41001, 0x43001, 0x40 - 9},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, c := protected(t, false)
 			g.read = func(addr uint64, size int) uint64 { return 0xabababababababab }
+			g.in = []uint32{0x4241, 0x4443, 0x4645, 0x4847}
 			// 0xd0100000, a device, by a 1 GiB page.
 			g.setWord(0x2000+3*8, 0xc0000000|pteP|pteW|ptePS)
 			pattern(g.ram[0x40f00:0x41100])
@@ -77,7 +94,7 @@ func TestStrings(t *testing.T) {
 			g.ram[0x43000] = ^g.ram[0x41000]
 			g.ram[0x41010] = 0
 			g.put(atCode, tt.code+"0f0b")
-			c.s.R[vcpu.RSI] = 0
+			c.s.R[vcpu.RSI], c.s.R[vcpu.RDI] = 0, 0
 			g.run()
 			if !tt.ok(g) {
 				t.Error("the memory is wrong")
