@@ -178,6 +178,9 @@ type Device struct {
 
 	features atomic.Uint64 // negotiated INIT flags; bit 63 is set once INIT was served
 	quiet    limiter
+	// local: nothing that the guest reaches waits for a network or another
+	// process, as far as we know.
+	local atomic.Bool
 
 	mu  sync.Mutex // guards run
 	run *run
@@ -205,6 +208,7 @@ func New(cfg Config) (*Device, error) {
 		return nil, fmt.Errorf("virtio-fs %q: %w", cfg.Tag, err)
 	}
 	d.root = root
+	d.findLocal()
 	d.nodes.init(root)
 	d.handles.init()
 	d.locks.init()

@@ -64,3 +64,55 @@ func TestQuickRequests(t *testing.T) {
 		t.Error("wrong data")
 	}
 }
+
+// TestLocal: CPUs serve requests only where nothing can wait for a network or
+// another process: neither the share's file system nor one that is mounted below it,
+// before the start or while the guest runs.
+func TestLocal(t *testing.T) {
+	remote := mount(t, Config{Tag: "remote", Path: t.TempDir()}) // FUSE stands for a network's file system
+	bind := func(dir string) {
+		t.Helper()
+		must(t, os.Mkdir(filepath.Join(dir, "mnt"), 0o755))
+		must(t, unix.Mount(remote, filepath.Join(dir, "mnt"), "", unix.MS_BIND, ""))
+		t.Cleanup(func() { unix.Unmount(filepath.Join(dir, "mnt"), unix.MNT_DETACH) })
+	}
+	local, dir := newShare(t, nil)
+	if !local.dev.local.Load() {
+		t.Skip("the temporary directory is on no known file system")
+	}
+	if c, _ := newShare(t, func(cfg *Config) { cfg.Path = remote }); c.dev.local.Load() {
+		t.Error("a share on FUSE counts as local")
+	}
+	if c, _ := newShare(t, func(cfg *Config) {
+		cfg.Path = t.TempDir()
+		bind(cfg.Path)
+	}); c.dev.local.Load() {
+		t.Error("a share with FUSE mounted in it counts as local")
+	}
+	bind(dir)
+	local.node("mnt")
+	if local.dev.local.Load() {
+		t.Error("a share in which FUSE was mounted still counts as local")
+	}
+	if q := (&queue{dev: local.dev}); !q.inline() {
+		t.Error("a CPU serves a share that is not local")
+	}
+}
+
+// TestRemoteBelow: mountinfo's lines, with escapes.
+func TestRemoteBelow(t *testing.T) {
+	const table = `20 1 8:1 / / rw - ext4 /dev/sda1 rw
+21 20 0:5 / /srv/a\040tree/proc rw,nosuid shared:5 - proc proc rw
+22 20 0:40 / /srv/a\040tree/net rw - nfs4 server:/x rw
+23 20 0:41 / /srv/a\040tree2 rw - cifs //server/x rw
+`
+	for _, tt := range []struct {
+		mount uint64
+		path  string
+		want  bool
+	}{{20, "/srv/a tree", true}, {20, "/srv/a tree/net", true}, {20, "/", true}, {20, "/srv/a tree/proc", false}, {20, "/srv/a", false}, {77, "/", false}} {
+		if got := remoteBelow([]byte(table), tt.mount, tt.path); got != tt.want {
+			t.Errorf("mount %d, %s: %t, want %t", tt.mount, tt.path, got, tt.want)
+		}
+	}
+}

@@ -124,6 +124,7 @@ func (r *request) enter(fd int) (*inode, unix.Errno) {
 	}
 	i.key = keyOf(&r.st)
 	i.fmt = uint32(r.st.Mode) & unix.S_IFMT
+	r.d.noteMount(i)
 	i.dax = i.isFile() && r.st.Size >= r.d.cfg.DAXMinFile && r.d.flag(initHasInodeDAX)
 	return r.d.nodes.add(i), 0
 }

@@ -90,8 +90,11 @@ func (w *worker) take() bool {
 const inlineMost = 4
 
 // inline serves quick requests on the thread of the CPU that rang, while the
-// leader waits.
+// leader waits. A network's file system that hangs must not stop a CPU.
 func (q *queue) inline() (wake bool) {
+	if !q.dev.local.Load() {
+		return true
+	}
 	w := q.leader.Load()
 	for n := 0; n < inlineMost; {
 		if !q.vq.Pop(&w.req.chain) {
