@@ -15,9 +15,9 @@ import (
 // Flags: at a block's entry the guest's arithmetic flags lie in
 // jitContext.Flags. Within a block they are in the host's flags, or in memory,
 // or both. A check of the translation buffer clobbers the host's; they are
-// saved before if something reads them later. An instruction that overwrites
-// all of them makes that needless, so that a fault between two such
-// instructions may show the handler older flags than the processor would.
+// saved before if something may read them later. That is known for each flag
+// and within the block; a fault where a flag is dead may show the handler an
+// older one than the processor would.
 
 const (
 	// hotRuns is after how many executions a block is translated.
@@ -236,7 +236,7 @@ func (j *translator) run(t *translation) int {
 	s, x := c.s, j.x
 	x.Page = s.RIP &^ 0xfff
 	x.Jump[c.userTable()][jumpIndex(s.RIP)] = jumpSlot{s.RIP, t.far}
-	x.Flags = s.arith()
+	x.Flags = packFlags(s.arith())
 	x.Resume = t.entry
 	x.Want = 0
 	if t.interp&1 != 0 {
@@ -329,7 +329,7 @@ func (j *translator) before() {
 // after takes back what it may have changed.
 func (j *translator) after() {
 	c, x := j.c, j.x
-	c.s.setArith(x.Flags)
+	c.s.setArith(unpackFlags(x.Flags))
 	c.kernelGS = x.KernelGS
 	if j.as&asSMAP != 0 {
 		c.setTLBMode()
@@ -364,7 +364,7 @@ func (j *translator) interp(t *translation, n int) int {
 				continue
 			}
 			j.count(int(t.insts))
-			x.Flags = s.arith()
+			x.Flags = packFlags(s.arith())
 			x.Resume = t.base + uint64(t.resume[n])
 			x.Want = uint32(boolBit(t.sse))
 			return stNext

@@ -38,12 +38,33 @@ const (
 	tcEnd // the block's end without a branch
 )
 
-// How an instruction writes the arithmetic flags.
-const (
-	fwNone = iota
-	fwSome // some of them, or only sometimes: it depends on the old ones
-	fwAll
+// flagUse is what an instruction does to the arithmetic flags, as masks of RFLAGS.
+type flagUse struct {
+	reads  uint16
+	writes uint16 // always, with whatever value
+	// touches: host code changes the host's flags, and leaves those that are
+	// not in writes alone or changes them only sometimes.
+	touches bool
+}
+
+const allFlags = uint16(flagsArith)
+
+var (
+	noFlags    = flagUse{}
+	anyFlags   = flagUse{reads: allFlags, touches: true}
+	writesAll  = flagUse{writes: allFlags, touches: true}
+	writesSome = flagUse{touches: true} // depending on a count
 )
+
+// writing is an instruction that reads and overwrites the given flags only.
+func writing(reads, writes uint16) flagUse { return flagUse{reads, writes, true} }
+
+// before is the flags that are needed before an instruction when those in after
+// are needed behind it.
+func (f flagUse) before(after uint16) uint16 { return f.reads | after&^f.writes }
+
+// conditionFlags is what each pair of conditions reads (SDM vol. 1 app. B).
+var conditionFlags = [8]uint16{flagOF, flagCF, flagZF, flagCF | flagZF, flagSF, flagPF, flagSF | flagOF, flagSF | flagOF | flagZF}
 
 // tinst is one instruction under translation.
 type tinst struct {
@@ -51,16 +72,16 @@ type tinst struct {
 	code  []byte
 	pos   int
 	class tclass
-	reads bool  // the arithmetic flags
-	fw    uint8 // fw constants
-	live  bool  // the flags are needed before it or behind it
-	regG  bool  // ModRM.reg is a general register
-	rmG   bool  // ModRM.rm is a general register
-	mem   bool  // accesses its memory operand
-	write bool  // writes it
-	align bool  // and demands natural alignment
-	high  bool  // uses AH, CH, DH or BH
-	opReg bool  // the register is in the opcode
+	flags flagUse
+	live  uint16 // the flags that are needed before it
+	need  uint16 // the flags that must be the host's when its own code runs
+	regG  bool   // ModRM.reg is a general register
+	rmG   bool   // ModRM.rm is a general register
+	mem   bool   // accesses its memory operand
+	write bool   // writes it
+	align bool   // and demands natural alignment
+	high  bool   // uses AH, CH, DH or BH
+	opReg bool   // the register is in the opcode
 	sse   bool
 	size  uint8
 }
@@ -111,9 +132,9 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 	case in.Op == decode.LZCNT && as&asLZCNT == 0:
 		in.Op, in.Prefix = decode.BSR, 0
 	}
-	t.class, t.reads, t.fw = t.scalar(cpl)
+	t.class, t.flags = t.scalar(cpl)
 	if t.class == tcInterp {
-		t.class, t.reads, t.fw = t.system(cpl, as)
+		t.class, t.flags = t.system(cpl, as)
 	}
 	if t.class == tcMovSys || t.class == tcRep {
 		return
@@ -121,12 +142,13 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 	if t.class == tcInterp && as&asSSE != 0 && t.vector() {
 		t.class = tcSame
 		t.sse = true
+		t.flags = noFlags
 		if in.Attrs&(decode.AttrFlags|decode.AttrStr) != 0 {
-			t.fw = fwAll
+			t.flags = writesAll
 		}
 	}
 	if t.class == tcInterp {
-		t.reads, t.fw = true, fwSome
+		t.flags = anyFlags
 		return
 	}
 	for i, a := range in.Args {
@@ -165,7 +187,7 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 
 // refuse leaves t to the interpreter.
 func (t *tinst) refuse() {
-	*t = tinst{in: t.in, code: t.code, pos: t.pos, reads: true, fw: fwSome}
+	*t = tinst{in: t.in, code: t.code, pos: t.pos, flags: anyFlags}
 }
 
 // needsREX reports whether re-emitting t takes a REX prefix, which AH and its
@@ -207,76 +229,102 @@ func readOnly(op decode.Op) bool {
 }
 
 // scalar is the class of an instruction on general registers.
-func (t *tinst) scalar(cpl uint32) (c tclass, reads bool, fw uint8) {
+func (t *tinst) scalar(cpl uint32) (c tclass, f flagUse) {
 	in := &t.in
 	if in.Mode != decode.Mode64 {
-		return tcInterp, true, fwSome
+		return tcInterp, anyFlags
 	}
 	switch in.Op {
 	case decode.ADD, decode.OR, decode.AND, decode.SUB, decode.XOR, decode.CMP, decode.TEST, decode.NEG,
 		decode.XADD, decode.CMPXCHG, decode.MUL, decode.IMUL, decode.IMUL2, decode.IMUL3, decode.BSF, decode.BSR:
-		return tcSame, false, fwAll
+		return tcSame, writesAll
 	case decode.POPCNT:
-		return same(cpu.X86.HasPOPCNT), false, fwAll
+		return same(cpu.X86.HasPOPCNT), writesAll
 	case decode.CRC32:
-		return same(cpu.X86.HasSSE42), false, fwNone
+		return same(cpu.X86.HasSSE42), noFlags
 	case decode.ADC, decode.SBB:
-		return tcSame, true, fwAll
-	case decode.INC, decode.DEC, decode.ROL, decode.ROR, decode.CMPXCHG8B, decode.CLC, decode.STC, decode.CMC, decode.SAHF,
-		decode.RCL, decode.RCR:
-		return tcSame, true, fwSome
+		return tcSame, writing(flagCF, allFlags)
+	case decode.INC, decode.DEC:
+		return tcSame, writing(0, allFlags&^flagCF)
+	case decode.CLC, decode.STC:
+		return tcSame, writing(0, flagCF)
+	case decode.CMC:
+		return tcSame, writing(flagCF, flagCF)
+	case decode.SAHF:
+		return tcSame, writing(0, allFlags&^flagOF)
+	case decode.LAHF:
+		return tcSame, flagUse{reads: allFlags &^ flagOF}
+	case decode.CMPXCHG8B:
+		return tcSame, writing(0, flagZF)
+	case decode.ROL, decode.ROR, decode.RCL, decode.RCR:
+		var f flagUse
+		if in.Op == decode.RCL || in.Op == decode.RCR {
+			f.reads = flagCF
+		}
+		f.touches = true
+		if t.shifts() { // OF is undefined but for a count of 1
+			f.writes = flagCF | flagOF
+		}
+		return tcSame, f
 	case decode.SHL, decode.SHR, decode.SAR, decode.SHLD, decode.SHRD:
 		if in.OpSize == 2 && (in.Op == decode.SHLD || in.Op == decode.SHRD) {
 			break // counts above 16 have results of each vendor's own
 		}
-		m := uint64(31)
-		if in.OpSize == 8 {
-			m = 63
+		if t.shifts() {
+			return tcSame, writesAll
 		}
-		if (in.Args[1].Kind == decode.KImm || in.Args[2].Kind == decode.KImm) && in.Imm&m != 0 {
-			return tcSame, false, fwAll
-		}
-		return tcSame, true, fwSome
+		return tcSame, writesSome
 	case decode.BT, decode.BTS, decode.BTR, decode.BTC:
 		if in.Args[0].Kind == decode.KMem && in.Args[1].Kind != decode.KImm {
 			if in.OpSize == 2 {
 				break
 			}
-			return tcBitMem, true, fwSome // its address depends on the bit number
+			return tcBitMem, writing(0, flagCF) // its address depends on the bit number
 		}
-		return tcSame, true, fwSome
-	case decode.SETCC, decode.CMOVCC, decode.LAHF:
-		return tcSame, true, fwNone
+		return tcSame, writing(0, flagCF)
+	case decode.SETCC, decode.CMOVCC:
+		return tcSame, flagUse{reads: conditionFlags[in.Cond()>>1]}
 	case decode.NOT, decode.MOVZX, decode.MOVSX, decode.MOVSXD, decode.XCHG, decode.BSWAP, decode.CBW, decode.CWD,
 		decode.MOVNTI, decode.LFENCE, decode.MFENCE, decode.SFENCE:
-		return tcSame, false, fwNone
+		return tcSame, noFlags
 	case decode.PAUSE:
 		if in.REX&1 != 0 {
-			return tcNop, false, fwNone // AMD's CPUs take it for XCHG with R8
+			return tcNop, noFlags // AMD's CPUs take it for XCHG with R8
 		}
-		return tcSame, false, fwNone
+		return tcSame, noFlags
 	case decode.MOVBE:
-		return same(hostMOVBE), false, fwNone
+		return same(hostMOVBE), noFlags
 	case decode.MOV:
 		if in.Map == 0 && in.Opcode >= 0xa0 && in.Opcode <= 0xa3 {
-			return tcMoffs, false, fwNone
+			return tcMoffs, noFlags
 		}
 		switch in.Args[1].Kind {
 		case decode.KSeg, decode.KCR, decode.KDR:
-			return tcInterp, true, fwSome
+			return tcInterp, anyFlags
 		}
-		return tcSame, false, fwNone
+		return tcSame, noFlags
 	case decode.LEA:
-		return tcLea, false, fwNone
+		return tcLea, noFlags
 	case decode.NOP:
-		return tcNop, false, fwNone
+		return tcNop, noFlags
 	case decode.DIV, decode.IDIV:
 		if in.OpSize < 4 || in.Args[0].Size < 4 {
 			break
 		}
-		return tcDiv, false, fwAll
+		return tcDiv, writesAll
 	}
 	return t.flow(cpl)
+}
+
+// shifts reports whether a shift or rotation by a constant changes its operand,
+// and so the flags.
+func (t *tinst) shifts() bool {
+	in := &t.in
+	m := uint64(31)
+	if in.OpSize == 8 {
+		m = 63
+	}
+	return (in.Args[1].Kind == decode.KImm || in.Args[2].Kind == decode.KImm) && in.Imm&m != 0
 }
 
 // hostMOVBE reports whether the host has MOVBE.
@@ -290,7 +338,7 @@ func same(ok bool) tclass {
 }
 
 // flow is scalar for the stack, branches and flags.
-func (t *tinst) flow(cpl uint32) (c tclass, reads bool, fw uint8) {
+func (t *tinst) flow(cpl uint32) (c tclass, f flagUse) {
 	in := &t.in
 	switch in.Op {
 	case decode.PUSH, decode.POP:
@@ -298,69 +346,69 @@ func (t *tinst) flow(cpl uint32) (c tclass, reads bool, fw uint8) {
 			break
 		}
 		if in.Op == decode.PUSH {
-			return tcPush, false, fwNone
+			return tcPush, noFlags
 		}
-		return tcPop, false, fwNone
+		return tcPop, noFlags
 	case decode.LEAVE:
 		if in.OpSize == 8 {
-			return tcLeave, false, fwNone
+			return tcLeave, noFlags
 		}
 	case decode.JCC:
-		return tcJcc, true, fwNone
+		return tcJcc, flagUse{reads: conditionFlags[in.Cond()>>1]}
 	case decode.JMP:
-		return tcJmp, false, fwNone
+		return tcJmp, noFlags
 	case decode.CALL:
-		return tcCall, false, fwNone
+		return tcCall, noFlags
 	case decode.RET:
-		return tcRet, false, fwNone
+		return tcRet, noFlags
 	case decode.JMPR:
-		return tcJmpr, false, fwNone
+		return tcJmpr, noFlags
 	case decode.CALLR:
-		return tcCallr, false, fwNone
+		return tcCallr, noFlags
 	case decode.CLI:
 		if cpl == 0 {
-			return tcCli, false, fwNone
+			return tcCli, noFlags
 		}
 	case decode.STI:
 		if cpl == 0 {
-			return tcSti, false, fwNone
+			return tcSti, noFlags
 		}
 	case decode.CLD:
-		return tcCld, false, fwNone
+		return tcCld, noFlags
 	case decode.PUSHF:
 		if in.OpSize == 8 {
-			return tcPushf, true, fwNone
+			return tcPushf, flagUse{reads: allFlags}
 		}
 	}
-	return tcInterp, true, fwSome
+	return tcInterp, anyFlags
 }
 
 // system is scalar for string and system instructions.
-func (t *tinst) system(cpl uint32, as assumptions) (c tclass, reads bool, fw uint8) {
+func (t *tinst) system(cpl uint32, as assumptions) (c tclass, f flagUse) {
 	in := &t.in
 	if in.Mode != decode.Mode64 {
-		return tcInterp, true, fwSome
+		return tcInterp, anyFlags
 	}
 	switch in.Op {
 	case decode.TZCNT:
-		return same(cpu.X86.HasBMI1 && as&asBMI1 != 0), true, fwAll
+		return same(cpu.X86.HasBMI1 && as&asBMI1 != 0), writing(0, flagCF|flagZF)
 	case decode.LZCNT:
-		return same(cpu.X86.HasBMI1 && as&asLZCNT != 0), true, fwAll
+		return same(cpu.X86.HasBMI1 && as&asLZCNT != 0), writing(0, flagCF|flagZF)
 	case decode.MOVSB, decode.MOVSV, decode.STOSB, decode.STOSV:
 		if (in.Rep || in.Repne) && in.AddrSize == 8 && in.SegOverride == decode.RegNone {
-			return tcRep, false, fwNone
+			return tcRep, noFlags
 		}
 	case decode.SWAPGS:
 		if cpl == 0 {
-			return tcSwapgs, false, fwNone
+			return tcSwapgs, noFlags
 		}
 	case decode.CLAC, decode.STAC:
 		if cpl == 0 && as&asSMAP != 0 {
-			return tcAC, false, fwNone
+			return tcAC, noFlags
 		}
 	case decode.RDFSBASE, decode.RDGSBASE, decode.WRFSBASE, decode.WRGSBASE:
 		if as&asFSGSBASE != 0 {
-			return tcSegBase, false, fwNone
+			return tcSegBase, noFlags
 		}
 	case decode.MOV:
 		d, a := in.Args[0], in.Args[1]
@@ -369,10 +417,10 @@ func (t *tinst) system(cpl uint32, as assumptions) (c tclass, reads bool, fw uin
 		}
 		if a.Kind == decode.KSeg && a.Reg <= decode.GS ||
 			a.Kind == decode.KCR && cpl == 0 && (a.Reg == 0 || a.Reg == 2 || a.Reg == 3 || a.Reg == 4) {
-			return tcMovSys, false, fwNone
+			return tcMovSys, noFlags
 		}
 	}
-	return tcInterp, true, fwSome
+	return tcInterp, anyFlags
 }
 
 // vector reports whether a vector instruction can run with its operands redirected.

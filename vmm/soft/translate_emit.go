@@ -37,7 +37,7 @@ const (
 func (e *emitter) block() {
 	j, t, h, k := e.j, e.t, e.h, e.k
 	list := j.list
-	live := list[0].live
+	live := list[0].live != 0
 	t.base = h.at
 	t.entryH = h.pc()
 	if live {
@@ -166,7 +166,7 @@ func (e *emitter) slowPath() uint64 {
 
 // spill saves the flags if they are only in the host's and something needs them.
 func (e *emitter) spill(t *tinst) {
-	if e.host && !e.mem && t.live {
+	if e.host && !e.mem && t.live != 0 {
 		e.j.saveFlags(e.h)
 		e.mem = true
 	}
@@ -177,7 +177,7 @@ func (e *emitter) clobber() { e.host = false }
 
 // flags brings the flags into the host's if t depends on them.
 func (e *emitter) flags(t *tinst) {
-	if (t.reads || t.fw == fwSome) && !e.host {
+	if t.need != 0 && !e.host {
 		e.j.restoreFlags(e.h)
 		e.host = true
 	}
@@ -185,7 +185,7 @@ func (e *emitter) flags(t *tinst) {
 
 // wrote notes that t changed the host's flags.
 func (e *emitter) wrote(t *tinst) {
-	if t.fw != fwNone {
+	if t.flags.touches {
 		e.host, e.mem = true, false
 	}
 }

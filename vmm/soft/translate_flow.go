@@ -270,7 +270,12 @@ func (e *emitter) pushf(t *tinst) {
 		e.mem = true
 	}
 	e.slot(t)
-	h.ra(false, 0x8b, hT2, j.ctx(jxFlags))
+	h.rex(false, hT2, 0, 0)
+	h.put(0x0f, 0xb6, hT2&7<<3|4, 0x25) // movzx r15d, byte [flags]: OF
+	h.u32(uint32(j.ctx(jxFlags)))
+	h.rex(false, 0, 0, hT2)
+	h.put(0xc1, 0xc0|4<<3|hT2&7, 11)         // shl
+	h.ra(false, 0x0a, hT2, j.ctx(jxFlags)+1) // or r15b, [flags+1]
 	h.alui(false, 4, hT2, flagsArith)
 	h.ra(true, 0x0b, hT2, j.state(offFlags)) // or
 	h.alui(true, 4, hT2, ^(flagVM | flagRF))

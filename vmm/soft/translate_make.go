@@ -71,9 +71,9 @@ func (j *translator) common() {
 
 // loadFlags moves the saved flags into the host's; it clobbers RAX.
 func (j *translator) loadFlags(a *asm) {
-	a.ra(false, 0x8a, 4, j.ctx(jxFlags))   // mov ah, [flags]
-	a.ra(false, 0x8a, 0, j.ctx(jxFlags)+1) // mov al, [flags+1]: OF is bit 3
-	a.put(0x24, 0x08, 0x04, 0x78, 0x9e)    // and al, 8; add al, 0x78 overflows with it; sahf
+	a.put(0x0f, 0xb7, 4, 0x25) // movzx eax, word [flags]
+	a.u32(uint32(j.ctx(jxFlags)))
+	a.put(0x04, 0x7f, 0x9e) // add al, 0x7f overflows with 1; sahf
 }
 
 // restoreFlags is loadFlags between instructions; it clobbers hT2.
@@ -83,11 +83,20 @@ func (j *translator) restoreFlags(a *asm) {
 	a.mov(hAX, hT2)
 }
 
-// saveFlags stores the host's flags.
+// saveFlags stores the host's flags; it clobbers hT2. PUSHF takes AMD's CPUs
+// longer than all of this.
 func (j *translator) saveFlags(a *asm) {
-	a.put(0x9c) // pushf
-	a.ra(false, 0x8f, 0, j.ctx(jxFlags))
+	a.mov(hT2, hAX)
+	a.put(0x9f, 0x0f, 0x90, 0xc0, 0x66) // lahf; seto al
+	a.ra(false, 0x89, hAX, j.ctx(jxFlags))
+	a.mov(hAX, hT2)
 }
+
+// packFlags puts arithmetic flags into the form of jitContext.Flags.
+func packFlags(f uint64) uint64 { return f>>11&1 | f&(flagsArith&^flagOF)<<8 }
+
+// unpackFlags is the reverse.
+func unpackFlags(f uint64) uint64 { return f&1<<11 | f>>8&(flagsArith&^flagOF) }
 
 // exitCode calls leave with the exit's number.
 func (j *translator) exitCode(a *asm, kind, n, index int) {
@@ -143,7 +152,7 @@ func (j *translator) analyse(b *block) bool {
 		}
 		t.pos = int(o.pos)
 		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], decode.Mode64) != nil || t.in.Len != o.len || generic[t.in.Op] == nil {
-			t.class, t.reads, t.fw = tcInterp, true, fwSome
+			t.class, t.flags = tcInterp, anyFlags
 		} else {
 			t.code = code[t.pos : t.pos+int(o.len)]
 			t.classify(c.s.CPL, j.as)
@@ -156,10 +165,14 @@ func (j *translator) analyse(b *block) bool {
 		}
 		j.list = append(j.list, t)
 	}
-	live := true
+	live := allFlags
 	for i := len(j.list) - 1; i >= 0; i-- {
 		t := &j.list[i]
-		live = t.reads || live && t.fw != fwAll
+		t.need = t.flags.reads
+		if t.flags.touches {
+			t.need = t.flags.before(live)
+		}
+		live = t.flags.before(live)
 		t.live = live
 	}
 	for i := range j.list {

@@ -99,9 +99,11 @@ func (e *emitter) bitMem(t *tinst) {
 	e.check(in.OpSize, t.write, 0, false)
 	number()
 	h.alui(false, 4, hT2, int32(in.OpSize)*8-1)
-	h.ra(true, 0x89, hT2, j.ctx(jxTmp))
-	e.flags(t)
-	h.ra(true, 0x8b, hT2, j.ctx(jxTmp))
+	if t.need != 0 { // the check has clobbered them
+		h.ra(true, 0x89, hT2, j.ctx(jxTmp))
+		e.flags(t)
+		h.ra(true, 0x8b, hT2, j.ctx(jxTmp))
+	}
 	e.emit(t, hT2, hT1, 0)
 	e.wrote(t)
 }
@@ -149,6 +151,7 @@ func (e *emitter) segBase(t *tinst) {
 		seg = vcpu.GS
 	}
 	r, w := in.Args[0].Reg, in.Args[0].Size == 8
+	e.spill(t)
 	host, inMem := guestReg(r)
 	if in.Op == decode.RDFSBASE || in.Op == decode.RDGSBASE {
 		h.ra(w, 0x8b, host, j.reg(regSeg+seg))
@@ -163,7 +166,6 @@ func (e *emitter) segBase(t *tinst) {
 		h.rr(w, 0x89, host, hT2)
 	}
 	if w { // only canonical addresses
-		e.spill(t)
 		h.mov(hT1, hT2)
 		h.put(0x49, 0xc1, 0xe3, 16) // shl r11, 16
 		h.put(0x49, 0xc1, 0xfb, 16) // sar r11, 16

@@ -87,13 +87,10 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 			}
 			t.classify(3, asSSE)
 			u := undefined(&t.in, 99)
-			if (t.reads || t.fw == fwSome) && undef != 0 {
+			if uint64(t.flags.reads)&undef != 0 {
 				continue
 			}
-			if t.fw == fwAll {
-				undef = 0
-			}
-			undef |= u
+			undef = undef&^uint64(t.flags.writes) | u
 			break
 		}
 		n += copy(code[n:], buf[:t.in.Len])
@@ -243,11 +240,14 @@ func flowProgram(rng *rand.Rand, code []byte) {
 	for i := range blocks {
 		p := i * step
 		put := func(b ...byte) { p += copy(code[p:], b) }
-		put(0x49, 0xff, 0xcc)                              // dec r12
-		put(0x0f, 0x84)                                    // je end
-		put(rel(p, blocks-1)...)                           //
-		n, _, _ := snippet(rng, code[p:p+60])              //
-		p += n                                             //
+		put(0x49, 0xff, 0xcc)                     // dec r12
+		put(0x0f, 0x84)                           // je end
+		put(rel(p, blocks-1)...)                  //
+		n, _, flags := snippet(rng, code[p:p+60]) //
+		p += n                                    //
+		if flags != flagsArith {                  // what is undefined must not be seen later
+			put(0x45, 0x39, 0xed) // cmp r13d, r13d
+		}
 		put(0x41, 0xbd, byte(i), byte(rng.Uint32()), 0, 0) // mov r13d, i
 		t, u := rng.IntN(blocks-1), rng.IntN(blocks-1)
 		switch rng.IntN(7) {

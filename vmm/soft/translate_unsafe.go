@@ -14,7 +14,7 @@ import (
 type jitContext struct {
 	Resume uint64 // where enter goes
 	ExitPC uint64 // where the code left: address of the exit's number
-	Flags  uint64 // arithmetic flags in RFLAGS format; other bits are noise
+	Flags  uint64 // arithmetic flags: byte 0 is OF, byte 1 what LAHF gives
 	Tmp    uint64
 	HostCS uint32 // Go's MXCSR while the guest's is loaded
 	XMM    uint32 // the guest's vector registers are in the host's
