@@ -47,7 +47,7 @@ func (m *Machine) missingFeatures() string {
 	case s.V3():
 		return "programs of the guest need x86-64-v4 (AVX-512), but the software CPU has x86-64-v3"
 	case soft.HostHasV3():
-		return "programs of the guest need x86-64-v3 (AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE), but the software CPU has x86-64-v2: GVMSPAWN_CPU=v3 in the environment gives it more"
+		return "programs of the guest need x86-64-v3 (AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE), but the software CPU has x86-64-v2, because GVMSPAWN_CPU=v2 in the environment says so"
 	}
 	return "programs of the guest need x86-64-v3 (AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE), which neither the software CPU has nor the host's to lend it"
 }

@@ -423,7 +423,7 @@ func (c *CPU) compile(in *decode.Inst, err error, pos int) op {
 	default:
 		return op{fn: opInvalid}
 	}
-	if generic[in.Op] == nil || in.VEX && !c.vm.features.v3 {
+	if generic[in.Op] == nil || c.vm.features.lacks(in) {
 		return op{fn: opInvalid}
 	}
 	if in.Op == decode.VEX {

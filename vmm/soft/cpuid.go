@@ -3,6 +3,9 @@ package soft
 import (
 	"encoding/binary"
 
+	"golang.org/x/sys/cpu"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
@@ -11,6 +14,7 @@ type features struct {
 	cr4, xcr0              uint64
 	v3                     bool // AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, XSAVE
 	bmi1, lzcnt, adx       bool
+	aes, pclmul, sha       bool
 	invpcid, rdpid, rdrand bool
 	physBits               uint32
 }
@@ -19,18 +23,37 @@ type features struct {
 // timer: 1 GHz, so that a tick is a nanosecond of the host's monotonic clock.
 const tscKHz = 1_000_000
 
-// newFeatures is what the guest is offered; v3 asks for x86-64-v3.
-func newFeatures(v3 bool) features {
+// newFeatures is what the guest is offered: x86-64-v3 unless v2 says not to, and
+// instructions for ciphers and hashes, as far as the host's CPU has them.
+func newFeatures(v2 bool) features {
 	f := features{
 		cr4:  cr4Basic | cr4UMIP | cr4FSGSBASE | cr4PCIDE | cr4SMEP | cr4SMAP,
 		xcr0: 1, invpcid: true, rdpid: true, rdrand: true, physBits: physBits,
+		aes: cpu.X86.HasAES, pclmul: cpu.X86.HasPCLMULQDQ, sha: hostHasSHA(),
 	}
-	if v3 && HostHasV3() {
-		f.v3, f.bmi1, f.lzcnt = true, true, true
+	if !v2 && HostHasV3() {
+		f.v3, f.bmi1, f.lzcnt, f.adx = true, true, true, cpu.X86.HasADX
 		f.cr4 |= cr4OSXSAVE
 		f.xcr0 = xcr0X87 | xcr0SSE | xcr0AVX
 	}
 	return f
+}
+
+// lacks reports whether in belongs to an extension that the guest does not have.
+func (f *features) lacks(in *decode.Inst) bool {
+	switch {
+	case in.VEX && !f.v3:
+		return true
+	case in.Map == 2 && in.Opcode >= 0xc8 && in.Opcode <= 0xcd, in.Map == 3 && in.Opcode == 0xcc:
+		return !f.sha
+	case in.Map == 2 && in.Opcode >= 0xdb && in.Opcode <= 0xdf, in.Map == 3 && in.Opcode == 0xdf:
+		return !f.aes
+	case in.Map == 3 && in.Opcode == 0x44:
+		return !f.pclmul
+	case in.Op == decode.ADCX, in.Op == decode.ADOX:
+		return !f.adx
+	}
+	return false
 }
 
 // CPUID bits (SDM vol. 2A, CPUID; AMD APM vol. 3 appendix E).
@@ -74,6 +97,9 @@ func word(s string, i int) uint32 {
 	return binary.LittleEndian.Uint32(b[:])
 }
 
+// bit is bit n if on, else 0.
+func bit(n uint8, on bool) uint32 { return uint32(boolBit(on)) << n }
+
 // cpuid returns EAX, EBX, ECX, EDX of a leaf.
 func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 	t := &c.vm.topology
@@ -86,6 +112,7 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 		if c.vm.features.v3 {
 			ecx |= 1<<12 | 1<<26 | 1<<28 | 1<<29 // FMA XSAVE AVX F16C
 		}
+		ecx |= bit(1, c.vm.features.pclmul) | bit(25, c.vm.features.aes)
 		if c.s.CR4&cr4OSXSAVE != 0 {
 			ecx |= 1 << 27
 		}
@@ -103,6 +130,7 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 			if c.vm.features.v3 {
 				ebx |= 1<<3 | 1<<5 | 1<<8 // BMI1 AVX2 BMI2
 			}
+			ebx |= bit(19, c.vm.features.adx) | bit(29, c.vm.features.sha)
 			return [4]uint32{0, ebx, leaf7ECX, leaf7EDX}
 		}
 	case 0xb:

@@ -460,9 +460,6 @@ func genCRC32(c *CPU, in *decode.Inst) int {
 
 // genADX is ADCX and ADOX.
 func genADX(c *CPU, in *decode.Inst) int {
-	if !c.vm.features.adx {
-		return c.raise(vecUD)
-	}
 	s := c.s
 	b, ok := c.get(in, 1)
 	if !ok {

@@ -6,6 +6,17 @@ TEXT ·nativeBase(SB), NOSPLIT, $0-8
 	MOVQ AX, ret+0(FP)
 	RET
 
+// func hostCPUID(leaf, sub uint32) (eax, ebx, ecx, edx uint32)
+TEXT ·hostCPUID(SB), NOSPLIT, $0-24
+	MOVL leaf+0(FP), AX
+	MOVL sub+4(FP), CX
+	CPUID
+	MOVL AX, eax+8(FP)
+	MOVL BX, ebx+12(FP)
+	MOVL CX, ecx+16(FP)
+	MOVL DX, edx+20(FP)
+	RET
+
 // func callNative(a *nativeArgs, entry uint64)
 TEXT ·callNative(SB), NOSPLIT, $8-16
 	MOVQ a+0(FP), DI

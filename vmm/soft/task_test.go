@@ -32,7 +32,7 @@ func TestFPUAcrossSwitches(t *testing.T) {
 	code := map[string]string{"fxsave": taskCode, "xsave": strings.NewReplacer("480fae0390", "480fae2390", "480fae0b90", "480fae2b90",
 		"660f59e590", "c5dd59e590", "0f11672090", "c5fc116720").Replace(taskCode)}
 	run := func(t *testing.T, cfg Config, how string, tasks []uint64, ticks uint64) [2][]byte {
-		cfg.CPUs, cfg.V3 = 1, true
+		cfg.CPUs = 1
 		g := newGuest(t, cfg)
 		c := interruptible(g, 0, 0x40, 0x8060)
 		c.s.CR4 |= cr4OSXSAVE

@@ -29,6 +29,13 @@ const (
 	codeBytes = 24 << 20 // of one CPU's code cache; half of it for rare paths
 )
 
+// What of the guest's vector registers is in the host's.
+const (
+	vecNone = iota
+	vecXMM  // the lower halves; the upper ones are in State
+	vecYMM
+)
+
 // Kinds of exits from translated code.
 const (
 	xInterp = iota // run instruction n in the interpreter, then go on behind it
@@ -46,7 +53,7 @@ type translation struct {
 	// anywhere: the code runs at any address, that of the page is in
 	// jitContext.Page. la is where it was first seen.
 	anywhere bool
-	sse      bool
+	vec      uint8 // vecXMM, vecYMM: vector registers that must be in the host's
 	insts    uint32
 	// interp has a bit for each instruction that only the interpreter can run.
 	interp uint64
@@ -88,7 +95,7 @@ type translator struct {
 	as       assumptions
 	counting bool
 
-	enter, leave, loadXMM uint64
+	enter, leave, loadXMM, loadYMM uint64
 
 	cross [2 * decode.MaxLen]byte
 	h, k  asm
@@ -366,7 +373,7 @@ func (j *translator) interp(t *translation, n int) int {
 			j.count(int(t.insts))
 			x.Flags = packFlags(s.arith())
 			x.Resume = t.base + uint64(t.resume[n])
-			x.Want = uint32(boolBit(t.sse))
+			x.Want = uint32(t.vec)
 			return stNext
 		case stFault:
 			s.RIP = la + uint64(o.pos)

@@ -41,6 +41,12 @@ func (a *asm) jccForward(cc uint8) int {
 	return len(a.b) - 4
 }
 
+// jmpForward is jccForward of a JMP.
+func (a *asm) jmpForward() int {
+	a.put(0xe9, 0, 0, 0, 0)
+	return len(a.b) - 4
+}
+
 // bind makes the branch whose displacement lies at off go to to.
 func (a *asm) bind(off int, to uint64) {
 	binary.LittleEndian.PutUint32(a.b[off:], uint32(to-(a.at+uint64(off)+4)))

@@ -12,6 +12,7 @@ type tclass uint8
 const (
 	tcInterp tclass = iota // by the interpreter
 	tcSame                 // the same opcode, operands redirected
+	tcVex                  // the same with a VEX prefix
 	tcLea
 	tcNop
 	tcPush
@@ -83,6 +84,7 @@ type tinst struct {
 	high  bool   // uses AH, CH, DH or BH
 	opReg bool   // the register is in the opcode
 	sse   bool
+	vec   uint8 // vecXMM, vecYMM: what it needs
 	size  uint8
 }
 
@@ -96,6 +98,7 @@ const (
 	asFSGSBASE                         // CR4.FSGSBASE
 	asBMI1                             // TZCNT is not BSF
 	asLZCNT                            // LZCNT is not BSR
+	asAVX                              // and VEX-encoded ones run, too
 )
 
 // assume returns what holds now.
@@ -103,6 +106,9 @@ func (c *CPU) assume() (as assumptions) {
 	s := c.s
 	if s.CR0&(cr0EM|cr0TS) == 0 && s.CR4&cr4OSFXSR != 0 && s.MXCSR&0x1f80 == 0x1f80 {
 		as = asSSE
+		if c.vm.features.v3 && s.CR4&cr4OSXSAVE != 0 && s.XCR0&(xcr0SSE|xcr0AVX) == xcr0SSE|xcr0AVX {
+			as |= asAVX
+		}
 	}
 	if s.CR4&cr4SMAP != 0 {
 		as |= asSMAP
@@ -123,7 +129,7 @@ func (c *CPU) assume() (as assumptions) {
 func (t *tinst) classify(cpl uint32, as assumptions) {
 	in := &t.in
 	if in.VEX {
-		t.refuse()
+		t.vexClass(as)
 		return
 	}
 	switch { // processors without these instructions ignore the prefix
@@ -141,7 +147,7 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 	}
 	if t.class == tcInterp && as&asSSE != 0 && t.vector() {
 		t.class = tcSame
-		t.sse = true
+		t.sse, t.vec = true, vecXMM
 		t.flags = noFlags
 		if in.Attrs&(decode.AttrFlags|decode.AttrStr) != 0 {
 			t.flags = writesAll
@@ -248,8 +254,10 @@ func (t *tinst) scalar(cpl uint32) (c tclass, f flagUse) {
 		return tcSame, writing(0, allFlags&^flagCF)
 	case decode.CLC, decode.STC:
 		return tcSame, writing(0, flagCF)
-	case decode.CMC:
+	case decode.CMC, decode.ADCX:
 		return tcSame, writing(flagCF, flagCF)
+	case decode.ADOX:
+		return tcSame, writing(flagOF, flagOF)
 	case decode.SAHF:
 		return tcSame, writing(0, allFlags&^flagOF)
 	case decode.LAHF:
@@ -446,6 +454,10 @@ func (t *tinst) vector() bool {
 	switch {
 	case in.Map == 1:
 		return !(in.Opcode == 0x7c || in.Opcode == 0x7d || in.Opcode == 0xd0) || cpu.X86.HasSSE3
+	case in.Opcode >= 0xc8: // SHA, AES
+		return true
+	case in.Map == 3 && in.Opcode == 0x44: // PCLMULQDQ
+		return true
 	case in.Map == 2 && in.Opcode < 0x80, in.Map == 3 && in.Opcode < 0x44 || in.Map == 3 && in.Opcode&0xfc == 0x60:
 		return cpu.X86.HasSSE42
 	}

@@ -53,7 +53,7 @@ func (e *emitter) block() {
 	}
 	insts := 0
 	for i := range list {
-		t.sse = t.sse || list[i].sse
+		t.vec = max(t.vec, list[i].vec)
 		if list[i].class == tcInterp {
 			t.interp |= 1 << i
 		}
@@ -68,11 +68,15 @@ func (e *emitter) block() {
 		h.u32(uint32(j.state(offCount)))
 		h.put(byte(insts))
 	}
-	if t.sse {
-		h.aluai(7, j.ctx(jxXMM), 0)
+	if t.vec != vecNone {
+		h.aluai(7, j.ctx(jxVec), int32(t.vec))
 		load := k.pc()
-		h.jcc(ccE, load)
-		k.call(j.loadXMM)
+		h.jcc(ccB, load)
+		if t.vec == vecYMM {
+			k.call(j.loadYMM)
+		} else {
+			k.call(j.loadXMM)
+		}
 		k.jmp(h.pc())
 	}
 	e.farEntries()
@@ -199,6 +203,8 @@ func (e *emitter) inst(t *tinst) {
 		e.host, e.mem = true, true
 	case tcSame:
 		e.same(t)
+	case tcVex:
+		e.vex(t)
 	case tcLea:
 		e.leaInst(t)
 	case tcNop:

@@ -21,41 +21,63 @@ func (j *translator) common() {
 		a.ra(true, 0x89, r, j.reg(r))
 	}
 	a.ra(true, 0x89, hSP, j.reg(4))
-	a.aluai(7, j.ctx(jxXMM), 0)
-	a.put(0x75, 0x01, 0xc3) // jne +1; ret
-	for i := range uint8(16) {
-		a.rex(false, i, 0, 0)
-		a.put(0x0f, 0x11, i&7<<3|4, 0x25) // movups [xmm], xmm
-		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	a.aluai(7, j.ctx(jxVec), vecXMM)
+	none, lower := a.jccForward(ccB), a.jccForward(ccE)
+	if j.c.vm.features.v3 {
+		j.moveYMM(a, 0x7f)
+		a.put(0xc5, 0xf8, 0x77) // vzeroupper
+		saved := a.jmpForward()
+		a.bind(lower, a.pc())
+		j.moveXMM(a, 0x11)
+		a.bind(saved, a.pc())
+	} else {
+		a.bind(lower, a.pc())
+		j.moveXMM(a, 0x11)
 	}
 	a.put(0x0f, 0xae, 3<<3|4, 0x25) // stmxcsr
 	a.u32(uint32(j.state(offMXCSR)))
 	a.put(0x0f, 0xae, 2<<3|4, 0x25) // ldmxcsr
 	a.u32(uint32(j.ctx(jxHostCS)))
-	a.put(0xc7, 4, 0x25)
-	a.u32(uint32(j.ctx(jxXMM)))
-	a.u32(0)
+	j.setVec(a, vecNone)
+	a.bind(none, a.pc())
 	a.put(0xc3)
-	// loadXMM: a subroutine.
+	// loadXMM: a subroutine for vecNone.
 	j.loadXMM = a.pc()
 	a.put(0x0f, 0xae, 3<<3|4, 0x25)
 	a.u32(uint32(j.ctx(jxHostCS)))
 	a.put(0x0f, 0xae, 2<<3|4, 0x25)
 	a.u32(uint32(j.state(offMXCSR)))
-	for i := range uint8(16) {
-		a.rex(false, i, 0, 0)
-		a.put(0x0f, 0x10, i&7<<3|4, 0x25)
-		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	j.moveXMM(a, 0x10)
+	j.setVec(a, vecXMM)
+	a.put(0xc3)
+	// loadYMM: the same for less than vecYMM.
+	j.loadYMM = a.pc()
+	a.aluai(7, j.ctx(jxVec), vecNone)
+	lower = a.jccForward(ccNE)
+	a.call(j.loadXMM)
+	a.bind(lower, a.pc())
+	for i := range uint8(16) { // vinsertf128 ymm, ymm, [upper half], 1
+		a.put(0xc4, 0xe3&^(i>>3<<7), (^i&15)<<3|5, 0x18, i&7<<3|4, 0x25)
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32 + 16))
+		a.put(1)
 	}
-	a.put(0xc7, 4, 0x25)
-	a.u32(uint32(j.ctx(jxXMM)))
-	a.u32(1)
+	j.setVec(a, vecYMM)
 	a.put(0xc3)
 	// enter: called by jitCall; goes to jitContext.Resume with the flags loaded.
 	j.enter = a.pc()
-	a.aluai(7, j.ctx(jxWant), 0)
-	a.put(0x74, 0x05) // je +5
-	a.call(j.loadXMM)
+	a.aluai(7, j.ctx(jxWant), vecXMM)
+	none, lower = a.jccForward(ccB), a.jccForward(ccE)
+	if j.c.vm.features.v3 {
+		a.call(j.loadYMM)
+		loaded := a.jmpForward()
+		a.bind(lower, a.pc())
+		a.call(j.loadXMM)
+		a.bind(loaded, a.pc())
+	} else {
+		a.bind(lower, a.pc())
+		a.call(j.loadXMM)
+	}
+	a.bind(none, a.pc())
 	for _, r := range pinned {
 		a.ra(true, 0x8b, r, j.reg(r))
 	}
@@ -67,6 +89,31 @@ func (j *translator) common() {
 	copy(j.mem.rw, a.b)
 	j.first = (len(a.b) + 63) &^ 63
 	j.hot = j.first
+}
+
+// moveXMM emits MOVUPS between the vector registers and State: opcode 0x10
+// loads, 0x11 stores.
+func (j *translator) moveXMM(a *asm, opcode uint8) {
+	for i := range uint8(16) {
+		a.rex(false, i, 0, 0)
+		a.put(0x0f, opcode, i&7<<3|4, 0x25)
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	}
+}
+
+// moveYMM emits VMOVDQU of all 256 bits: opcode 0x6f loads, 0x7f stores.
+func (j *translator) moveYMM(a *asm, opcode uint8) {
+	for i := range uint8(16) {
+		a.put(0xc5, 0xfe&^(i>>3<<7), opcode, i&7<<3|4, 0x25)
+		a.u32(uint32(j.state(offXMM) + uint64(i)*32))
+	}
+}
+
+// setVec emits that v is in the host's vector registers.
+func (j *translator) setVec(a *asm, v uint32) {
+	a.put(0xc7, 4, 0x25)
+	a.u32(uint32(j.ctx(jxVec)))
+	a.u32(v)
 }
 
 // loadFlags moves the saved flags into the host's; it clobbers RAX.
@@ -151,7 +198,7 @@ func (j *translator) analyse(b *block) bool {
 			break
 		}
 		t.pos = int(o.pos)
-		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], decode.Mode64) != nil || t.in.Len != o.len || generic[t.in.Op] == nil {
+		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], decode.Mode64) != nil || t.in.Len != o.len || generic[t.in.Op] == nil || c.vm.features.lacks(&t.in) {
 			t.class, t.flags = tcInterp, anyFlags
 		} else {
 			t.code = code[t.pos : t.pos+int(o.len)]

@@ -14,7 +14,7 @@ import (
 var errHighState = errors.New("no room below 2 GiB")
 
 // option reports whether a word is in the comma-separated list GVMSPAWN_CPU:
-// interp for no translation, v3 for Config.V3.
+// interp for no translation, v2 for Config.V2.
 func option(word string) bool {
 	return slices.Contains(strings.Split(os.Getenv("GVMSPAWN_CPU"), ","), word)
 }

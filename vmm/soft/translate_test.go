@@ -19,13 +19,13 @@ import (
 
 // setState loads st into the CPU, at code.
 func (o *oracle) setState(st *userState, rip uint64) {
-	c, s := o.c, o.c.s
+	s := o.c.s
 	copy(s.R[:16], st.gpr[:])
 	s.Flags = 2
 	s.setArith(st.flags)
 	s.MXCSR = binary.LittleEndian.Uint32(st.fx[24:])
 	for i, v := range st.xmm {
-		c.setXMM(uint8(i), v)
+		s.XMM[i] = [4]uint64{v[0], v[1], st.high[i][0], st.high[i][1]}
 	}
 	copy(o.ram[oracleData-oracleBase-dataWindow:][:2*dataWindow], st.data[:])
 	s.RIP, s.Exit = rip, 0
@@ -38,6 +38,7 @@ func (o *oracle) getState(st *userState) {
 	binary.LittleEndian.PutUint32(st.fx[24:], s.MXCSR)
 	for i := range st.xmm {
 		st.xmm[i] = [2]uint64{s.XMM[i][0], s.XMM[i][1]}
+		st.high[i] = [2]uint64{s.XMM[i][2], s.XMM[i][3]}
 	}
 	copy(st.data[:], o.ram[oracleData-oracleBase-dataWindow:][:2*dataWindow])
 }
@@ -81,11 +82,19 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 		var buf [20]byte
 		var t tinst
 		for {
-			randomCode(rng, buf[:])
-			if decode.Decode(&t.in, buf[:15], decode.Mode64) != nil || !oracleOK(&t.in) || t.in.Op == decode.FXSAVE || !near(&t.in) {
+			vex := hostFeatures.v3 && rng.IntN(4) == 0
+			if vex {
+				randomVEX(rng, buf[:])
+			} else {
+				randomCode(rng, buf[:])
+			}
+			if decode.Decode(&t.in, buf[:15], decode.Mode64) != nil || !near(&t.in) || t.in.Op == decode.FXSAVE {
 				continue
 			}
-			t.classify(3, asSSE)
+			if vex && (hostFeatures.lacks(&t.in) || t.in.Op == decode.LDMXCSR) || !vex && !oracleOK(&t.in) {
+				continue
+			}
+			t.classify(3, asSSE|asAVX)
 			u := undefined(&t.in, 99)
 			if uint64(t.flags.reads)&undef != 0 {
 				continue

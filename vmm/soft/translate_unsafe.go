@@ -17,8 +17,8 @@ type jitContext struct {
 	Flags  uint64 // arithmetic flags: byte 0 is OF, byte 1 what LAHF gives
 	Tmp    uint64
 	HostCS uint32 // Go's MXCSR while the guest's is loaded
-	XMM    uint32 // the guest's vector registers are in the host's
-	Want   uint32 // enter loads vector registers
+	Vec    uint32 // vecNone, vecXMM, vecYMM
+	Want   uint32 // what of them enter loads
 	Intr   uint32 // copy of CPU.intrWaiting
 	Tmp2   uint64
 	// KernelGS is a copy of CPU.kernelGS, TLBs the addresses of the
@@ -60,7 +60,7 @@ var (
 	jxFlags    = uint64(unsafe.Offsetof(jitContext{}.Flags))
 	jxTmp      = uint64(unsafe.Offsetof(jitContext{}.Tmp))
 	jxHostCS   = uint64(unsafe.Offsetof(jitContext{}.HostCS))
-	jxXMM      = uint64(unsafe.Offsetof(jitContext{}.XMM))
+	jxVec      = uint64(unsafe.Offsetof(jitContext{}.Vec))
 	jxWant     = uint64(unsafe.Offsetof(jitContext{}.Want))
 	jxIntr     = uint64(unsafe.Offsetof(jitContext{}.Intr))
 	jxPage     = uint64(unsafe.Offsetof(jitContext{}.Page))

@@ -41,7 +41,20 @@ type thunks struct {
 // HostHasV3 reports whether the host can run x86-64-v3.
 func HostHasV3() bool {
 	x := &cpu.X86
-	return x.HasAVX2 && x.HasFMA && x.HasBMI1 && x.HasBMI2 && x.HasOSXSAVE
+	return x.HasAVX2 && x.HasFMA && x.HasF16C && x.HasBMI1 && x.HasBMI2 && x.HasLZCNT && x.HasMOVBE && x.HasOSXSAVE
+}
+
+// hostCPUID executes CPUID.
+func hostCPUID(leaf, sub uint32) (eax, ebx, ecx, edx uint32)
+
+// hostHasSHA reports whether the host has the SHA extensions (SDM vol. 2A, CPUID
+// leaf 7).
+func hostHasSHA() bool {
+	if last, _, _, _ := hostCPUID(0, 0); last < 7 {
+		return false
+	}
+	_, ebx, _, _ := hostCPUID(7, 0)
+	return ebx>>29&1 != 0
 }
 
 // full reports whether there may be too few thunks for another block.
@@ -91,7 +104,6 @@ func (c *CPU) thunk(in *decode.Inst) uint64 {
 // vexBytes is the instruction on the thunk's registers.
 func vexBytes(in *decode.Inst, mod uint8) []byte {
 	f := in.Form
-	pp := map[uint8]uint8{0: 0, 0x66: 1, 0xf3: 2, 0xf2: 3}[in.Prefix]
 	vvvv := uint8(0)
 	switch f.Vvvv {
 	case 'v':
@@ -110,7 +122,7 @@ func vexBytes(in *decode.Inst, mod uint8) []byte {
 	if mod != 0 {
 		modrm = 0xc0 | reg<<3 | 3
 	}
-	b := []byte{0xc4, 0xe0 | in.Map, in.REX&8<<4 | (^vvvv&15)<<3 | in.VexL<<2 | pp, in.Opcode, modrm}
+	b := []byte{0xc4, 0xe0 | in.Map, in.REX&8<<4 | (^vvvv&15)<<3 | in.VexL<<2 | vexPP(in), in.Opcode, modrm}
 	switch {
 	case f.Is4:
 		b = append(b, 4<<4|byte(in.Imm)&15)
@@ -118,6 +130,19 @@ func vexBytes(in *decode.Inst, mod uint8) []byte {
 		b = append(b, byte(in.Imm))
 	}
 	return b
+}
+
+// vexPP is the prefix in its form within VEX.
+func vexPP(in *decode.Inst) uint8 {
+	switch in.Prefix {
+	case 0x66:
+		return 1
+	case 0xf3:
+		return 2
+	case 0xf2:
+		return 3
+	}
+	return 0
 }
 
 // avxUsable raises what a VEX-encoded vector instruction raises while AVX is

@@ -128,8 +128,6 @@ func TestOracleVEX(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	o := newOracle(t)
-	o.c.s.CR4 |= cr4OSXSAVE
-	o.c.s.XCR0 = 7
 	rng := rand.New(rand.NewPCG(3, 4))
 	var init, a, b userState
 	var ymm, x, y [16][4]uint64
@@ -138,7 +136,7 @@ func TestOracleVEX(t *testing.T) {
 		var buf [20]byte
 		randomVEX(rng, buf[:])
 		var in decode.Inst
-		if decode.Decode(&in, buf[:15], decode.Mode64) != nil {
+		if decode.Decode(&in, buf[:15], decode.Mode64) != nil || hostFeatures.lacks(&in) {
 			continue
 		}
 		if n&15 == 0 {
@@ -183,13 +181,80 @@ func TestOracleVEX(t *testing.T) {
 	}
 }
 
+// TestTranslatorVEX: VEX-encoded instructions are translated, whatever their
+// general registers, and do what the host's CPU does.
+func TestTranslatorVEX(t *testing.T) {
+	if !HostHasV3() {
+		t.Skip("the host's CPU is no x86-64-v3")
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o := newOracle(t)
+	c := o.c
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	var init, a, b userState
+	var ymm [16][4]uint64
+	at := uint64(oracleCode)
+	failed := 0
+	for n := 0; n < oracleCases()/10; {
+		var buf [20]byte
+		randomVEX(rng, buf[:])
+		var in decode.Inst
+		if decode.Decode(&in, buf[:15], decode.Mode64) != nil || hostFeatures.lacks(&in) || in.Op == decode.VGATHER {
+			continue
+		}
+		if n&15 == 0 {
+			init.fill(rng)
+		}
+		code := buf[:in.Len]
+		if !placeVEX(&in, &init, &ymm, code, rng) {
+			continue
+		}
+		n++
+		if at += 32; at > oracleBase+oracleSize-256 {
+			at = oracleCode
+			c.dropCode()
+		}
+		a, b = init, init
+		for i := range ymm {
+			ymm[i] = [4]uint64{a.xmm[i][0], a.xmm[i][1], a.high[i][0], a.high[i][1]}
+		}
+		o.vexNative(code, &a, &ymm)
+		for i, v := range ymm {
+			a.xmm[i], a.high[i] = [2]uint64{v[0], v[1]}, [2]uint64{v[2], v[3]}
+		}
+		copy(o.ram[at-oracleBase:], append(code, 0xeb, 0x00, 0xf4))
+		o.setState(&b, at)
+		bl := c.lookup()
+		bl.runs = hotRuns
+		st := c.runTier(bl)
+		o.getState(&b)
+		d := diff(&in, &a, &b, 0)
+		switch {
+		case st == stFault:
+			d = fmt.Sprintf("fault %+v", c.exc)
+		case len(bl.trs) == 0 || bl.trs[0].interp&1 != 0:
+			d = "not translated"
+		}
+		if d != "" {
+			if failed++; failed > 10 {
+				t.FailNow()
+			}
+			t.Errorf("%v %d %02x, % x: %s", in.Op, in.Map, in.Opcode, code, d)
+		}
+	}
+}
+
 // TestXsave: XSAVE writes what RFBM selects and leaves the rest, XRSTOR loads
 // it and initialises what is not in XSTATE_BV (SDM vol. 1 §13.7, §13.8).
 func TestXsave(t *testing.T) {
 	if !HostHasV3() {
 		t.Skip("the host's CPU is no x86-64-v3")
 	}
-	g := newGuest(t, Config{CPUs: 1, V3: true})
+	g := newGuest(t, Config{CPUs: 1})
 	c := g.start(0, 3, 0x8000)
 	// mov eax,cr4; or eax,0x40000; mov cr4,eax; xor ecx,ecx; xgetbv; or eax,7; xsetbv
 	enable := "0f20e00d000004000f22e031c90f01d083c8070f01d1"
@@ -219,10 +284,10 @@ func TestXsave(t *testing.T) {
 	}
 }
 
-// TestV3Off: without Config.V3 no VEX prefix is valid.
-func TestV3Off(t *testing.T) {
-	g, _ := protected(t, false)
-	g.put(atCode, "c5fc77")
+// TestV2: with Config.V2 no VEX prefix is valid.
+func TestV2(t *testing.T) {
+	g, _ := protectedWith(t, false, Config{CPUs: 1, V2: true})
+	g.put(atCode, "c4e278f2c0") // andn eax, eax, eax
 	g.run()
 	if r := g.record(); r.vec != vecUD || r.rip != atCode {
 		t.Errorf("vector %d at %#x, want #UD", r.vec, r.rip)

@@ -49,10 +49,9 @@ type Config struct {
 	// PhysBits, if not 0, is what CPUID says of the width of physical
 	// addresses, at most 46.
 	PhysBits int
-	// V3 offers the instructions of x86-64-v3, AVX2 among them, if the host
-	// has them. They are not translated: what uses them gets slower. The
-	// word v3 in the environment's GVMSPAWN_CPU does the same.
-	V3 bool
+	// V2 offers no more than x86-64-v2 where the host has x86-64-v3, AVX2
+	// among it. The word v2 in the environment's GVMSPAWN_CPU does the same.
+	V2 bool
 	// SMM, if not nil, gives the CPUs System Management Mode.
 	SMM *SMM
 	// Trace, if set, is told of what Tracing selects, without a final newline,
@@ -191,7 +190,7 @@ func New(cfg Config) (*VM, error) {
 	if cfg.Deterministic && cfg.CPUs != 1 {
 		return nil, errors.New("software CPU: deterministic runs have one CPU")
 	}
-	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V3 || option("v3")), log: cfg.Log, warn: cfg.Warn,
+	vm := &VM{mem: cfg.Memory, io: cfg.IO, features: newFeatures(cfg.V2 || option("v2")), log: cfg.Log, warn: cfg.Warn,
 		bootTime: cfg.BootTime, topology: topology, smm: cfg.SMM}
 	seed := [2]uint64{cfg.Seed, cfg.Seed}
 	if !cfg.Deterministic {

@@ -171,6 +171,8 @@ const vexTable = `
 2 BE 66 V,H,W
 2 BF 66 V,H,W4 W0
 2 BF 66 V,H,W8 W1
+2 DB 66 V,W L0
+2 DC-DF 66 V,H,W L0
 2 F2 np G,B,Ey L0 flags
 2 F3 np B,Ey L0 /1 /2 /3 flags
 2 F5 np G,Ey,B L0 flags
@@ -201,8 +203,10 @@ const vexTable = `
 3 40 66 V,H,W,I
 3 41 66 V,H,W,I L0
 3 42 66 V,H,W,I
+3 44 66 V,H,W,I L0
 3 46 66 V,H,W,I L1 W0
 3 4A-4C 66 V,H,W,L W0
+3 DF 66 V,W,I L0
 3 F0 f2 G,Ey,I L0
 `
 
