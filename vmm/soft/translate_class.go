@@ -329,7 +329,7 @@ func (t *tinst) scalar(cpl uint32) (c tclass, f flagUse) {
 func (t *tinst) shifts() bool {
 	in := &t.in
 	m := uint64(31)
-	if in.OpSize == 8 {
+	if in.Args[0].Size == 8 { // REX.W makes no difference to a byte
 		m = 63
 	}
 	return (in.Args[1].Kind == decode.KImm || in.Args[2].Kind == decode.KImm) && in.Imm&m != 0
