@@ -32,14 +32,15 @@ var bootSoftCase = benchmark{
 // computeCase is work without devices.
 var computeCase = benchmark{
 	name:  "compute",
-	about: "SHA-256 and a sieve of primes in the guest, on a software CPU",
+	about: "work without devices in a Go program in the guest, on a software CPU",
 	prepare: func(e *environment) (*plan, error) {
 		k := e.trixie()
 		initrd, err := e.initrd("compute", k)
 		if err != nil {
 			return nil, err
 		}
-		p := &plan{metrics: []metric{{"sha256", "MiB/s", true}, {"sieve", "primes/s", true}}}
+		p := &plan{metrics: []metric{{"sha256", "MiB/s", true}, {"sieve", "primes/s", true}, {"sort", "numbers/s", true},
+			{"deflate", "MiB/s", true}, {"float", "Mflop/s", true}, {"interpret", "M/s", true}, {"parse", "KiB/s", true}}}
 		e.software(p, machine{kernel: k.Path, initrd: initrd, ram: 512, append: "bench.jobs=compute"}, 5*time.Minute, nil)
 		return p, nil
 	},

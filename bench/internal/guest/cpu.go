@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"os"
 	"strconv"
 	"time"
@@ -58,36 +57,4 @@ func interrupts() (float64, error) {
 		}
 	}
 	return sum, nil
-}
-
-// computeJobs are work for the CPU alone.
-func computeJobs(a arguments) error {
-	block := make([]byte, 1<<20)
-	start, mib := time.Now(), a.number("compute", 16)
-	for range mib {
-		sum := sha256.Sum256(block)
-		copy(block, sum[:])
-	}
-	rate("sha256", float64(mib), start)
-
-	start = time.Now()
-	n := sieve(1 << 20)
-	rate("sieve", float64(n), start)
-	return nil
-}
-
-// sieve counts the primes below n.
-func sieve(n int) int {
-	composite := make([]bool, n)
-	count := 0
-	for i := 2; i < n; i++ {
-		if composite[i] {
-			continue
-		}
-		count++
-		for j := i * i; j < n; j += i {
-			composite[j] = true
-		}
-	}
-	return count
 }
