@@ -33,6 +33,8 @@ type block struct {
 	gpa   uint64
 	gpa2  uint64 // of the second page of a last instruction that crosses; else 0
 	host2 uint64
+	// ahead is the chunks of the page that translations also depend on.
+	ahead uint64
 	dead  bool
 	runs  uint32 // executions by the interpreter since the last look at it
 	trs   []*translation
@@ -326,7 +328,7 @@ func (b *block) mask(pfn uint64) uint64 {
 			return chunks(b.gpa2, uint64(b.bytes)-first)
 		}
 	}
-	return chunks(b.gpa, first)
+	return chunks(b.gpa, first) | b.ahead
 }
 
 // dropPage forgets all code of a page, so that stores to it are fast again.

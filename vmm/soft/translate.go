@@ -58,12 +58,13 @@ type translation struct {
 	// interp has a bit for each instruction that only the interpreter can run.
 	interp uint64
 	// entry takes flags in memory, entryH in the host's flags. The far ones
-	// also check that the page is still mapped to the same memory.
-	entry, entryH, far, farH uint64
-	resume                   []uint32 // host code of each instruction, from base
-	base                     uint64
-	out                      [2]outLink
-	in                       []inLink
+	// also check that the page is still mapped to the same memory, the near
+	// ones look at no events.
+	entry, entryH, far, farH, near, nearH uint64
+	resume                                []uint32 // host code of each instruction, from base
+	base                                  uint64
+	out                                   [2]outLink
+	in                                    []inLink
 }
 
 // outLink is a direct branch to another block.
@@ -94,12 +95,17 @@ type translator struct {
 	epoch    uint32
 	as       assumptions
 	counting bool
+	// forward: branches forward within a page look at no events. With other
+	// CPUs they do, so that code changed by these is seen at once.
+	forward bool
+	behind  uint16 // the flags that are needed behind list
 
 	enter, leave, loadXMM, loadYMM uint64
 
 	cross [2 * decode.MaxLen]byte
 	h, k  asm
 	list  []tinst
+	ahead tinst
 	stats *jitStats
 }
 
@@ -118,6 +124,7 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 		return nil, err
 	}
 	j.counting = c.vm.virtual != nil || c.vm.countInsts
+	j.forward = !j.counting && len(c.vm.cpus) <= 1
 	j.coldFrom = size / 2
 	j.cold = j.coldFrom
 	j.common()
@@ -415,16 +422,17 @@ func (j *translator) link(t *translation, n int) (next *translation, st int) {
 	if next == nil || j.epoch != epoch || t.dead {
 		return nil, stIndirect
 	}
-	var to uint64
-	switch far := o.rel>>12 != 0; {
-	case far && o.inHost:
-		to = next.farH
-	case far:
-		to = next.far
-	case o.inHost:
-		to = next.entryH
+	var to, toH uint64
+	switch {
+	case o.rel>>12 != 0:
+		to, toH = next.far, next.farH
+	case j.forward && o.rel > t.la&0xfff: // every loop has a branch that is none of these
+		to, toH = next.near, next.nearH
 	default:
-		to = next.entry
+		to, toH = next.entry, next.entryH
+	}
+	if o.inHost {
+		to = toH
 	}
 	j.patch(o.site, to)
 	next.in = append(next.in, inLink{t, n})

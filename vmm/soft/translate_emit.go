@@ -68,6 +68,7 @@ func (e *emitter) block() {
 		h.u32(uint32(j.state(offCount)))
 		h.put(byte(insts))
 	}
+	t.near = h.pc()
 	if t.vec != vecNone {
 		h.aluai(7, j.ctx(jxVec), int32(t.vec))
 		load := k.pc()
@@ -80,7 +81,7 @@ func (e *emitter) block() {
 		k.jmp(h.pc())
 	}
 	e.farEntries()
-	e.mem = true
+	e.nearEntries()
 	t.resume = make([]uint32, len(list)+1)
 	for i := range list {
 		e.n, e.slow = i, 0
@@ -91,6 +92,46 @@ func (e *emitter) block() {
 	if last := list[len(list)-1].class; !ends(last) {
 		e.exitTo(0, t.la&0xfff+uint64(t.b.bytes))
 	}
+}
+
+// nearEntries emits the entries of forward branches and the state in which the
+// block begins.
+func (e *emitter) nearEntries() {
+	j, t, h, k := e.j, e.t, e.h, e.k
+	e.host, e.mem = false, true
+	direct := j.forward && t.vec == vecNone && t.b.host2 == 0 && needsHost(j.list)
+	if direct {
+		j.restoreFlags(h)
+		e.host, e.mem = true, false
+		t.nearH = h.pc()
+	}
+	switch {
+	case t.b.host2 != 0:
+		t.near, t.nearH = t.entry, t.entryH
+	case direct:
+	case j.list[0].live == 0:
+		t.nearH = t.near
+	default:
+		t.nearH = k.pc()
+		j.saveFlags(k)
+		k.jmp(t.near)
+	}
+}
+
+// needsHost reports whether the instructions need the host's flags before they
+// clobber them.
+func needsHost(list []tinst) bool {
+	for i := range list {
+		switch t := &list[i]; {
+		case t.class != tcSame && t.class != tcVex && t.class != tcLea && t.class != tcNop && t.class != tcJcc || t.mem:
+			return false
+		case t.need != 0:
+			return true
+		case t.flags.touches:
+			return false
+		}
+	}
+	return false
 }
 
 // ends reports whether c leaves the block.
@@ -278,7 +319,7 @@ func (e *emitter) inPage(a *asm, dst uint8, rel uint64) {
 func (e *emitter) exitTo(slot int, rel uint64) {
 	o := &e.t.out[slot]
 	o.rel = rel
-	o.inHost = e.host && !e.mem
+	o.inHost = e.host && !e.mem && e.j.behind != 0
 	o.stub = e.linkStub(slot, o.inHost)
 	e.leavePage(e.h, rel)
 	e.h.jmp(o.stub)
@@ -305,7 +346,7 @@ func (e *emitter) linkStub(slot int, inHost bool) uint64 {
 func (e *emitter) branch(t *tinst) {
 	o := &e.t.out[1]
 	o.rel = e.target(t)
-	o.inHost = !e.mem
+	o.inHost = !e.mem && e.j.behind != 0
 	o.stub = e.linkStub(1, o.inHost)
 	if e.t.anywhere && o.rel>>12 != 0 {
 		e.h.jcc(t.in.Cond(), e.k.pc())

@@ -212,7 +212,8 @@ func (j *translator) analyse(b *block) bool {
 		}
 		j.list = append(j.list, t)
 	}
-	live := allFlags
+	j.behind = j.neededBehind(b)
+	live := j.behind
 	for i := len(j.list) - 1; i >= 0; i-- {
 		t := &j.list[i]
 		t.need = t.flags.reads
@@ -228,6 +229,64 @@ func (j *translator) analyse(b *block) bool {
 		}
 	}
 	return false
+}
+
+// neededBehind returns the flags that code behind j.list may read. It looks at
+// what follows in the page, which b's translations then depend on. That is not
+// done where someone else may look at the flags between two blocks.
+func (j *translator) neededBehind(b *block) uint16 {
+	c := j.c
+	last := &j.list[len(j.list)-1]
+	if j.counting || c.cuts != nil || b.host2 != 0 || c.pages[b.gpa>>12] == nil {
+		return allFlags
+	}
+	next := b.key.host&0xfff + uint64(b.bytes)
+	target := next + last.in.Imm
+	switch {
+	case last.class == tcJcc:
+		return j.neededAt(b, next) | j.neededAt(b, target)
+	case last.class == tcJmp, last.class == tcCall:
+		return j.neededAt(b, target)
+	case !ends(last.class) || last.class == tcEnd:
+		return j.neededAt(b, next)
+	}
+	return allFlags
+}
+
+// neededAt returns the flags that the code at off in b's page may read before it
+// overwrites them.
+func (j *translator) neededAt(b *block, off uint64) uint16 {
+	const most = 8 // instructions
+	c := j.c
+	page := hostBytes(b.key.host&^0xfff, 4096)
+	var needed uint16
+	open := allFlags
+	for range most {
+		t := &j.ahead
+		*t = tinst{}
+		if off >= 4096 || decode.Decode(&t.in, page[off:min(off+decode.MaxLen, 4096)], decode.Mode64) != nil ||
+			generic[t.in.Op] == nil || c.vm.features.lacks(&t.in) {
+			break
+		}
+		n := uint64(t.in.Len)
+		t.code = page[off : off+n]
+		t.classify(c.s.CPL, j.as)
+		needed |= t.flags.reads & open
+		open &^= t.flags.writes
+		m := chunks(off, n)
+		b.ahead |= m
+		c.pages[b.gpa>>12].mask |= m
+		off += n
+		if open == 0 {
+			break
+		}
+		if t.class == tcJmp {
+			off += t.in.Imm
+		} else if endsBlock(&t.in) {
+			break
+		}
+	}
+	return needed | open
 }
 
 // guestReg says where guest register r lives.

@@ -304,8 +304,14 @@ func flowProgram(rng *rand.Rand, code []byte) {
 	copy(code[(blocks-1)*step:], []byte{0x0f, 0x0b})
 }
 
-// TestTranslatorFlow runs random programs of many blocks in both engines.
+// TestTranslatorFlow runs random programs of many blocks in both engines, with
+// instructions counted and, where they end by themselves, without.
 func TestTranslatorFlow(t *testing.T) {
+	t.Run("counting", func(t *testing.T) { translatorFlow(t, true) })
+	t.Run("free", func(t *testing.T) { translatorFlow(t, false) })
+}
+
+func translatorFlow(t *testing.T, counting bool) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	o := newOracle(t)
@@ -314,8 +320,9 @@ func TestTranslatorFlow(t *testing.T) {
 	if j == nil {
 		t.Skip("no translated code on this host")
 	}
-	j.counting = true
+	j.counting, j.forward = counting, !counting
 	const size = 0x2800
+	const most = 20000 // instructions
 	at := uint64(oracleCode)
 	o.mapOnly(oracleData-0x12000, oracleData+0x12000, oracleCode, oracleBase+oracleSize)
 	for va := uint64(oracleCode); va < oracleCode+0x4000; va += 4096 { // writable
@@ -337,7 +344,7 @@ func TestTranslatorFlow(t *testing.T) {
 		copy(o.ram[at-oracleBase:], program)
 		c.dropCode()
 		o.setState(&init, at)
-		for s.Count, s.Deadline = 0, 20000; s.Count < s.Deadline; {
+		for s.Count, s.Deadline = 0, most; s.Count < s.Deadline; {
 			bl := c.lookup()
 			if bl == nil || c.chain(bl) == stFault {
 				break
@@ -359,8 +366,14 @@ func TestTranslatorFlow(t *testing.T) {
 		countA := s.Count
 		copy(after, arena)
 		c.jit = j
+		if !counting && countA >= most {
+			continue
+		}
 		ripB, excB := run(&b)
-		long += int(boolBit(s.Count > 1000))
+		long += int(boolBit(countA > 1000))
+		if !counting {
+			s.Count = countA
+		}
 		var in decode.Inst
 		a.flags, b.flags = 0, 0
 		if d := diff(&in, &a, &b, 1); d != "" || ripA != ripB || excA != excB || countA != s.Count || !bytes.Equal(after, arena) {
@@ -369,6 +382,72 @@ func TestTranslatorFlow(t *testing.T) {
 		}
 	}
 	t.Logf("%d programs ran long", long)
+}
+
+// TestTranslatorLooksAhead: what a block leaves out because of the code behind it
+// is right again when that code changes.
+func TestTranslatorLooksAhead(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o := newOracle(t)
+	c, s := o.c, o.c.s
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	const at, behind = oracleCode, oracleCode + 0x80
+	code := o.ram[at-oracleBase:]
+	put := func(at int, b ...byte) { copy(code[at:], b) }
+	put(0, 0x48, 0x01, 0xd8, 0x48, 0x89, 0x1e, 0xeb, 0x78) // add rax, rbx; mov [rsi], rbx; jmp behind
+	put(0x80, 0x48, 0x39, 0xc9, 0x0f, 0x92, 0xc2, 0xf4)    // behind: cmp rcx, rcx; setc dl; hlt
+	var st userState
+	run := func() uint64 {
+		st.gpr[0], st.gpr[2], st.gpr[3], st.gpr[6] = ^uint64(0), 0, 1, oracleData
+		for _, rip := range []uint64{behind, at} {
+			o.setState(&st, rip)
+			b := c.lookup()
+			b.runs = hotRuns
+			if rip == at {
+				c.chain(b)
+			}
+		}
+		return s.R[2] & 0xff
+	}
+	if run(); run() != 0 {
+		t.Fatal("CMP of a register with itself sets CF")
+	}
+	if len(c.jit.trs) < 2 {
+		t.Fatal("nothing was translated")
+	}
+	put(0x80, 0x90, 0x90, 0x90)
+	c.codeWrite(c.pages[behind>>12], behind, 3)
+	if run() != 1 {
+		t.Error("ADD's CF is lost, which nothing overwrites any more")
+	}
+}
+
+// TestTranslatorByteShift: a count of 32 leaves a byte and the flags alone, REX.W
+// or not (SDM vol. 2B, SAL and its kin: the count is masked to 5 bits).
+func TestTranslatorByteShift(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o := newOracle(t)
+	c := o.c
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	copy(o.ram[oracleCode-oracleBase:], []byte{0x48, 0x89, 0x1e, 0x48, 0xc0, 0xf8, 0x20, 0xeb, 0x00, 0xf4}) // mov [rsi], rbx; sar al, 0x20; jmp
+	var st userState
+	st.gpr[6] = oracleData
+	for _, f := range []uint64{flagsArith, 0} {
+		st.flags = f
+		o.setState(&st, oracleCode)
+		b := c.lookup()
+		b.runs = hotRuns
+		c.runTier(b)
+		if got := c.s.arith(); got != f {
+			t.Errorf("flags %#x, want %#x", got, f)
+		}
+	}
 }
 
 // fuzzTranslated runs code in 64-bit mode, translated at once.
