@@ -96,6 +96,13 @@ func fillShare(dir string) error {
 	return nil
 }
 
+// randomFile makes a file of size bytes.
+func randomFile(path string, size int) error {
+	content := make([]byte, size)
+	_, _ = rand.Read(content)
+	return os.WriteFile(path, content, 0o644)
+}
+
 // blkCase is direct I/O on a raw image.
 var blkCase = benchmark{
 	name:  "blk",
@@ -107,9 +114,7 @@ var blkCase = benchmark{
 			return nil, err
 		}
 		disk := filepath.Join(e.dir, "disk.raw")
-		content := make([]byte, 64<<20)
-		_, _ = rand.Read(content)
-		if err := os.WriteFile(disk, content, 0o644); err != nil {
+		if err := randomFile(disk, 64<<20); err != nil {
 			return nil, err
 		}
 		p := &plan{metrics: []metric{

@@ -27,6 +27,7 @@ type environment struct {
 	log      io.Writer
 	host     host
 	made     map[string]string // what was built already
+	closers  []func()          // undone in reverse order
 }
 
 func newEnvironment(ctx context.Context, binary string, log io.Writer) (*environment, error) {
@@ -48,7 +49,15 @@ func newEnvironment(ctx context.Context, binary string, log io.Writer) (*environ
 	return e, nil
 }
 
-func (e *environment) close() { _ = os.RemoveAll(e.dir) }
+func (e *environment) close() {
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		e.closers[i]()
+	}
+	_ = os.RemoveAll(e.dir)
+}
+
+// onClose has f run at the end.
+func (e *environment) onClose(f func()) { e.closers = append(e.closers, f) }
 
 // say tells the progress.
 func (e *environment) say(format string, args ...any) { fmt.Fprintf(e.log, format+"\n", args...) }
@@ -104,6 +113,11 @@ func (h host) TempDir() string {
 // initrd makes an initramfs of the guest program, busybox and a kernel's
 // modules with what they depend on.
 func (e *environment) initrd(name string, kernel guesttest.Kernel, modules ...string) (string, error) {
+	return e.toolInitrd(name, kernel, nil, modules...)
+}
+
+// toolInitrd is initrd with a program of Debian's, unless t is nil.
+func (e *environment) toolInitrd(name string, kernel guesttest.Kernel, t *tool, modules ...string) (string, error) {
 	guest, err := e.build("guest", "./bench/internal/guest")
 	if err != nil {
 		return "", err
@@ -117,6 +131,11 @@ func (e *environment) initrd(name string, kernel guesttest.Kernel, modules ...st
 		cpio.Directory("bin", 0o755), cpio.Directory("lib", 0o755))
 	a.file("init", guest)
 	a.file("bin/busybox", guesttest.Busybox(e.host))
+	if t != nil {
+		if err := t.pack(&a); err != nil {
+			return "", err
+		}
+	}
 	var list strings.Builder
 	for _, f := range files {
 		to := "lib/" + strings.TrimSuffix(filepath.Base(f), ".xz")
@@ -131,6 +150,10 @@ func (e *environment) initrd(name string, kernel guesttest.Kernel, modules ...st
 type archive struct {
 	records []cpio.Record
 	err     error
+}
+
+func (a *archive) directory(name string) {
+	a.records = append(a.records, cpio.Directory(name, 0o755))
 }
 
 func (a *archive) file(name, from string) {

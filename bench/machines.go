@@ -20,7 +20,9 @@ type machine struct {
 	kernel, initrd string
 	share          string // directory, shared as "root"
 	disk           string // raw image
+	diskType       string // of disk: virtio-blk if empty, virtio-scsi, nvme
 	net            bool
+	tap            string // name of a TAP device, instead of net
 	vsock          bool
 	append         string // kernel arguments
 	ram            int    // MiB
@@ -46,10 +48,17 @@ func (e *environment) gvmspawnArgs(m machine, accel string, more ...string) []st
 		a = append(a, "--initrd="+m.initrd)
 	}
 	if m.disk != "" {
-		a = append(a, "--extra-drive=raw:"+m.disk)
+		typ := m.diskType
+		if typ == "" {
+			typ = "virtio-blk"
+		}
+		a = append(a, "--extra-drive=raw:"+typ+":"+m.disk)
 	}
 	if m.net {
 		a = append(a, "--network-user-mode")
+	}
+	if m.tap != "" {
+		a = append(a, "--network-tap")
 	}
 	return append(append(a, more...), m.kernelLine())
 }
@@ -72,7 +81,7 @@ func (e *environment) emptyDir() string {
 // "kvm"; socket is virtiofsd's.
 func qemuArgs(qemu string, m machine, accel, socket string) []string {
 	board, cpu := "microvm", "max"
-	if m.share != "" || m.disk != "" || m.net {
+	if m.share != "" || m.disk != "" || m.net || m.tap != "" {
 		board = "microvm,pcie=on"
 	}
 	if accel == "kvm" {
@@ -90,10 +99,21 @@ func qemuArgs(qemu string, m machine, accel, socket string) []string {
 			"-chardev", "socket,id=fs,path="+socket, "-device", "vhost-user-fs-pci,chardev=fs,tag=root")
 	}
 	if m.disk != "" {
-		a = append(a, "-drive", "if=none,id=disk,format=raw,aio=io_uring,file="+m.disk, "-device", "virtio-blk-pci,drive=disk")
+		a = append(a, "-drive", "if=none,id=disk,format=raw,aio=io_uring,file="+m.disk)
+		switch m.diskType {
+		case "virtio-scsi":
+			a = append(a, "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk")
+		case "nvme":
+			a = append(a, "-device", "nvme,drive=disk,serial=bench")
+		default:
+			a = append(a, "-device", "virtio-blk-pci,drive=disk")
+		}
 	}
 	if m.net {
 		a = append(a, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net")
+	}
+	if m.tap != "" {
+		a = append(a, "-netdev", "tap,id=net,vhost=off,script=no,downscript=no,ifname="+m.tap, "-device", "virtio-net-pci,netdev=net")
 	}
 	return append(a, "-M", board, "-append", line)
 }

@@ -17,6 +17,8 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -50,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	e, err := newEnvironment(ctx, *binary, stderr)
 	if err != nil {
@@ -78,4 +80,6 @@ var cases = []benchmark{
 	memoryCase, sizeCase,
 	fsCase, metaCase, fsDAXCase,
 	blkCase, netCase, vsockCase,
+	fioCase("fio-blk", "virtio-blk", "virtio_blk"), fioCase("fio-scsi", "virtio-scsi", "virtio_scsi", "sd_mod"), fioCase("fio-nvme", "nvme", "nvme"),
+	iperfCase, iperfTAPCase,
 }

@@ -10,6 +10,7 @@
 #   kernel-krun                                     libkrunfw5, unpacked: a kernel without PCI, inside a library
 #   busybox                                         a static busybox
 #   fio                                             fio and busybox with what they need, unpacked (needs root)
+#   iperf3                                          iperf3 with what it needs, unpacked (needs root)
 #   ovmf                                            OVMF firmware, unpacked
 #   shim-signed, grub-signed                        the boot loaders that Microsoft and Debian signed
 #   ovmf-trixie                                     the same of Debian 13
@@ -140,15 +141,18 @@ host() {
 	rm -f "$1"/var/cache/apt/archives/*.deb
 }
 
-# fio INTO unpacks fio with all that it needs to run, and a static busybox.
-fio() {
-	[ "$(id -u)" = 0 ] || die "the tree with fio needs root (mmdebstrap)"
+# program INTO PACKAGES unpacks programs with all that they need to run.
+program() {
+	[ "$(id -u)" = 0 ] || die "the tree with $2 needs root (mmdebstrap)"
 	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: install the package mmdebstrap"
-	say "unpacking fio"
-	mmdebstrap --quiet --variant=extract --include=base-files,libc6,busybox-static,fio \
+	say "unpacking $2"
+	mmdebstrap --quiet --variant=extract --include="base-files,libc6,$2" \
 		trixie "$1" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
 	rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/usr/share/{doc,man,locale}
 }
+
+fio() { program "$1" busybox-static,fio; }
+iperf3() { program "$1" iperf3; }
 
 # make NAME MAKER ARGS makes $cache/NAME in one step, unless it is there.
 make() {
@@ -171,7 +175,7 @@ for name; do
 	kernel-bookworm-generic) make "$name" kernel bookworm linux-image-amd64 ;;
 	kernel-trixie-generic) make "$name" kernel trixie linux-image-amd64 ;;
 	kernel-krun) make "$name" unpack sid libkrunfw5 ;;
-	fio) make "$name" fio ;;
+	fio | iperf3) make "$name" "$name" ;;
 	busybox) make "$name" unpack bookworm busybox-static ;;
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	shim-signed) make "$name" unpack bookworm shim-signed ;;

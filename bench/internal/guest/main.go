@@ -26,6 +26,8 @@ var jobs = map[string]func(arguments) error{
 	"net":     netJobs,
 	"vsock":   vsockJobs,
 	"compute": computeJobs,
+	"fio":     fioJobs,
+	"iperf3":  iperfJobs,
 }
 
 func main() {

@@ -25,8 +25,8 @@ import (
 // Over vsock, where a half-closed connection is no matter of course, both
 // sides know how much is sent, and who read it answers one byte.
 
-// netJobs stream through the network card to and from a server on the host.
-func netJobs(a arguments) error {
+// network configures the network card.
+func network(a arguments) error {
 	for _, argv := range [][]string{
 		{"ip", "link", "set", "eth0", "up"},
 		{"ip", "addr", "add", a.text("addr"), "dev", "eth0"},
@@ -35,6 +35,14 @@ func netJobs(a arguments) error {
 		if out, err := exec.Command("/bin/busybox", argv...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%v: %w: %s", argv, err, out)
 		}
+	}
+	return nil
+}
+
+// netJobs stream through the network card to and from a server on the host.
+func netJobs(a arguments) error {
+	if err := network(a); err != nil {
+		return err
 	}
 	mib := a.number("mib", 64)
 	// The second stream each way counts: the first one warms the code up.
