@@ -10,6 +10,7 @@ package scsi
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -150,10 +151,18 @@ func (d *Device) Activate(a *virtio.Activation) error {
 		default:
 			w := newWorker(d, q)
 			d.workers = append(d.workers, w)
+			if !d.inOrder() {
+				q.Inline(w.inline)
+			}
 			d.running.Go(w.run)
 		}
 	}
 	return nil
+}
+
+// inOrder reports whether a disk wants its requests carried out one after the other.
+func (d *Device) inOrder() bool {
+	return slices.ContainsFunc(d.units, func(u *unit) bool { return u.drive.InOrder() })
 }
 
 // Reset stops the workers and waits for the commands that the host is carrying out.

@@ -690,3 +690,28 @@ func FuzzControl(f *testing.F) {
 		m.Queue[controlQueue].Do([][]byte{out}, []int{int(in) + 1})
 	})
 }
+
+// TestInline: while the worker waits, the CPU that rings is given its answer at once.
+func TestInline(t *testing.T) {
+	m := start(t, newRAM(1<<20), false)
+	q := m.Queue[firstRequests]
+	at := 0
+	for range 200 {
+		q.Add([][]byte{header(lun0, opInquiry, 0, 0, 0, 36)}, []int{responseHeader + defaultSenseSize, 36})
+		q.Kick()
+		u, ok := q.Used()
+		if ok {
+			at++
+		} else {
+			u = q.Wait()
+		}
+		if response(u.In[0][11]) != VIRTIO_SCSI_S_OK || string(u.In[1][8:16]) == "" {
+			t.Fatalf("%x", u.In[0][:12])
+		}
+		time.Sleep(50 * time.Microsecond) // the worker waits again
+	}
+	if at == 0 {
+		t.Error("no command was answered on the CPU's thread")
+	}
+	t.Logf("%d of 200", at)
+}
