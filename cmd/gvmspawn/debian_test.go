@@ -61,3 +61,42 @@ func TestLongBoots(t *testing.T) {
 		}
 	}
 }
+
+// TestLongDebianDisks boots Debian with systemd from a partition with ext4, on a raw
+// and a qcow2 image and as every type of disk; it writes, and file system and image
+// are whole afterwards.
+func TestLongDebianDisks(t *testing.T) {
+	tree := debianTree(t, "tree-trixie", `echo "ROOT $(findmnt -no FSTYPE,OPTIONS / | cut -c 1-8)"
+dd if=/dev/urandom of=/var/data bs=1M count=32 2>/dev/null; sha256sum </var/data >/var/sum; sync; echo 3 >/proc/sys/vm/drop_caches
+[ "$(sha256sum </var/data)" = "$(cat /var/sum)" ] && echo DATA same`)
+	kernel := guesttest.KernelAsset(t, "kernel-trixie")
+	qemuImg, fsck := guesttest.Tool(t, "qemu-img"), guesttest.Tool(t, "e2fsck")
+	dir := t.TempDir()
+	volume, raw := filepath.Join(dir, "volume"), filepath.Join(dir, "disk.raw")
+	toolOutput(t, guesttest.Tool(t, "mke2fs"), "-q", "-t", "ext4", "-d", tree, volume, "1G")
+	partitioned(t, raw, volume)
+	for _, c := range []struct{ typ, format string }{{"virtio-blk", "raw"}, {"virtio-blk", "qcow2"}, {"virtio-scsi", "qcow2"}, {"nvme", "raw"}} {
+		t.Run(c.typ+" "+c.format, func(t *testing.T) {
+			disk := filepath.Join(t.TempDir(), "disk."+c.format)
+			toolOutput(t, qemuImg, "convert", "-f", "raw", "-O", c.format, raw, disk)
+			m := newMachine(t, filepath.Dir(disk), kernel, "-i", disk, "--image-format="+c.format, "--image-disk-type="+c.typ, "--cpus=2", "--vsock=no", "quiet")
+			m.start()
+			if s := m.status(); s != 0 {
+				t.Errorf("status %d", s)
+			}
+			for _, want := range []string{"STATE running", "ROOT ext4 rw", "DATA same"} {
+				if !strings.Contains(m.out.String(), want) {
+					t.Errorf("no %q in %s", want, tailOf(m.out.String()))
+				}
+			}
+			flat := disk
+			if c.format == "qcow2" {
+				toolOutput(t, qemuImg, "check", "-f", "qcow2", disk)
+				flat = disk + ".flat"
+				toolOutput(t, qemuImg, "convert", "-f", "qcow2", "-O", "raw", disk, flat)
+			}
+			toolOutput(t, "dd", "if="+flat, "of="+flat+".fs", "bs=1M", "skip=1", "count=1024", "conv=sparse", "status=none")
+			toolOutput(t, fsck, "-f", "-n", flat+".fs")
+		})
+	}
+}
