@@ -167,6 +167,9 @@ type submissionQueue struct {
 	head atomic.Uint32 // set by the goroutine
 	over atomic.Bool   // stop was called
 
+	inlineMu sync.Mutex // guards waiting, and who serves: a CPU or the goroutine
+	waiting  bool       // the goroutine, for the bell
+
 	mu   sync.Mutex // guards the rest; cond is signalled when free grows
 	cond *sync.Cond
 	free []*command
@@ -214,21 +217,12 @@ func (s *submissionQueue) stop() {
 func (s *submissionQueue) get() *command {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !s.over.Load() {
-		if n := len(s.free); n > 0 {
-			cmd := s.free[n-1]
-			s.free = s.free[:n-1]
-			return cmd
-		}
-		if s.made < disk.QueueDepth {
-			s.made++
-			cmd := &command{sq: s}
-			cmd.Done = cmd.done
+	for {
+		if cmd := s.take(); cmd != nil || s.over.Load() {
 			return cmd
 		}
 		s.cond.Wait()
 	}
-	return nil
 }
 
 func (s *submissionQueue) put(cmd *command) {
@@ -257,17 +251,10 @@ func (s *submissionQueue) newest() uint32 {
 // wait returns when there is a command, or false when the queue is stopped.
 func (s *submissionQueue) wait() bool {
 	for !s.over.Load() {
-		head := s.head.Load()
-		if s.newest() != head {
+		if !s.idle() {
 			return true
 		}
-		if sh := s.c.shadow.Load(); sh != nil && s.id != 0 {
-			sh.waitForTail(s.id, uint16(head))
-			if s.newest() != head {
-				return true
-			}
-		}
-		if !s.bell.Wait() {
+		if !s.waitBell() {
 			return false
 		}
 	}

@@ -126,7 +126,7 @@ func (c *Controller) doorbell(i uint64, v uint32) {
 		c.events.raise(c, eventBadValue)
 	default:
 		s.tail.Store(v)
-		s.bell.Ring()
+		s.rung()
 	}
 }
 
