@@ -112,7 +112,9 @@ func (m *Machine) Run(ctx context.Context) (End, error) {
 		go m.cfg.Console.In.feed(ctx, m.feed)
 	}
 	detach := m.attachDebugger()
+	unwatch := m.watchLostPages()
 	end, err := m.runner.run(ctx)
+	unwatch()
 	detach()
 	m.flushConsole()
 	// A kernel that panics resets the machine, or stops where it is.

@@ -68,22 +68,31 @@ type daxShare struct {
 // provide, at gpa or, with 0, who knows where: a file may have been truncated
 // under its mapping. It reports whether the CPU can go on.
 func (m *Machine) repairWindow(gpa mem.GPA) bool {
-	repaired := false
+	if gpa == 0 {
+		return m.repairLost(true)
+	}
 	for _, p := range m.pmem {
-		switch {
-		case gpa == 0:
-			repaired = p.dev.RepairShrunk() || repaired
-		case gpa >= p.window.Base && gpa < p.window.End():
+		if gpa >= p.window.Base && gpa < p.window.End() {
 			return p.dev.Repair(uint64(gpa-p.window.Base)) == nil
 		}
 	}
 	for _, s := range m.dax {
-		switch {
-		case gpa == 0:
-			repaired = s.dev.RepairShrunk() > 0 || repaired
-		case gpa >= s.window.Base && gpa < s.window.End():
+		if gpa >= s.window.Base && gpa < s.window.End() {
 			return s.dev.RepairWindow(uint64(gpa-s.window.Base)) == nil
 		}
+	}
+	return false
+}
+
+// repairLost repairs wherever a file has become shorter. sure says that a CPU
+// wants such a page. It reports whether anything changed.
+func (m *Machine) repairLost(sure bool) bool {
+	repaired := false
+	for _, p := range m.pmem {
+		repaired = p.dev.RepairShrunk() || repaired
+	}
+	for _, s := range m.dax {
+		repaired = s.dev.RepairShrunk(sure) > 0 || repaired
 	}
 	return repaired
 }

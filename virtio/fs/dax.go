@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,9 +24,17 @@ type Window interface {
 type daxWindow struct {
 	mu       sync.Mutex // guards the rest and serialises changes of the mappings
 	win      Window
-	zero     int                 // memfd of the window's size that stands in for lost pages, or 0
-	repaired map[uint64]uint64   // ranges (offset/daxRange) with such pages, and the offset of the first
-	files    map[uint64]*daxFile // what ranges are mapped to, as far as descriptors allow
+	zero     int                  // memfd of the window's size that stands in for lost pages, or 0
+	repaired map[uint64]lostPages // ranges (offset/daxRange) with such pages
+	files    map[uint64]*daxFile  // what ranges are mapped to
+	cut      atomic.Int32         // how many of repaired were behind their file's end
+}
+
+// lostPages are a range's pages from an offset in the window on. cut says that the
+// file had ended before them: when it grows they are there again.
+type lostPages struct {
+	first uint64
+	cut   bool
 }
 
 // daxFile is a mapped file, kept open to see whether it shrank.
@@ -34,6 +43,7 @@ type daxFile struct {
 	refs int    // ranges
 	off  uint64 // file offset minus window offset, modulo 2^64
 	size uint64 // when it was mapped
+	prot int
 }
 
 // SetWindow sets the region that backs the DAX window, before the device is
@@ -44,7 +54,8 @@ func (d *Device) SetWindow(w Window) error {
 	}
 	d.dax.mu.Lock()
 	defer d.dax.mu.Unlock()
-	d.dax.win, d.dax.repaired, d.dax.files = w, make(map[uint64]uint64), make(map[uint64]*daxFile)
+	d.dax.cut.Store(0)
+	d.dax.win, d.dax.repaired, d.dax.files = w, make(map[uint64]lostPages), make(map[uint64]*daxFile)
 	return nil
 }
 
@@ -66,19 +77,19 @@ func (d *Device) RepairWindow(off uint64) error {
 
 // RepairShrunk is RepairWindow for engines that do not know where a CPU
 // faulted (KVM before Linux 6.8): it repairs the ranges whose file is shorter
-// now than it was when it was mapped or, if there are none, all ranges that end
-// behind their file. It returns how many it changed; 0 means that the fault was
-// not this window's.
-func (d *Device) RepairShrunk() int {
+// now than it was when it was mapped or, if there are none and the caller is sure
+// that a CPU did fault, all ranges that end behind their file. It returns how many
+// it changed; 0 means that the fault was not this window's.
+func (d *Device) RepairShrunk(sure bool) int {
 	w := &d.dax
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.repairEnds(func(f *daxFile, now uint64) bool { return now < f.size })
-	if n == 0 {
+	if n == 0 && sure {
 		n = w.repairEnds(func(*daxFile, uint64) bool { return true })
 	}
 	if n > 0 {
-		d.warn("files shrank under DAX mappings, the guest reads zeros", "mappings", uint64(n))
+		d.warn("a file shrank under a DAX mapping, the guest reads zeros", "mappings", uint64(n))
 	}
 	return n
 }
@@ -91,16 +102,45 @@ func (w *daxWindow) repairEnds(choose func(f *daxFile, now uint64) bool) int {
 		if unix.Fstat(f.fd, &st) != nil || !choose(f, uint64(st.Size)) {
 			continue
 		}
-		start, end := i*daxRange, (i+1)*daxRange
-		eof := (uint64(st.Size) + pageSize - 1) &^ (pageSize - 1) // in the file
-		if mapped := start + f.off; eof > mapped {
-			start += min(eof-mapped, daxRange)
-		}
-		if first, ok := w.repaired[i]; start < end && (!ok || first > start) && w.repair(start) == nil {
+		start := f.end(i, uint64(st.Size))
+		if lost, ok := w.repaired[i]; start < (i+1)*daxRange && (!ok || lost.first > start) && w.repair(start) == nil {
 			n++
 		}
 	}
 	return n
+}
+
+// end is the offset in the window behind the last page of range i that a file of
+// this size has.
+func (f *daxFile) end(i, size uint64) uint64 {
+	start := i * daxRange
+	eof := (size + pageSize - 1) &^ (pageSize - 1)
+	if mapped := start + f.off; eof > mapped {
+		start += min(eof-mapped, daxRange)
+	}
+	return start
+}
+
+// regain maps files again that have grown to where pages were lost. It is called
+// before the guest learns a size.
+func (w *daxWindow) regain() {
+	if w.cut.Load() == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, lost := range w.repaired {
+		f := w.files[i]
+		var st unix.Stat_t
+		if !lost.cut || f == nil || unix.Fstat(f.fd, &st) != nil || f.end(i, uint64(st.Size)) <= lost.first {
+			continue
+		}
+		at := i * daxRange
+		if w.win.MapFile(at, f.fd, int64(at+f.off), daxRange, f.prot) == nil {
+			w.drop(i)
+			f.size = max(f.size, uint64(st.Size))
+		}
+	}
 }
 
 // repair puts zeroed memory at the page off and what follows in its range.
@@ -118,8 +158,15 @@ func (w *daxWindow) repair(off uint64) error {
 		w.zero = fd
 	}
 	i := off / daxRange
-	if first, ok := w.repaired[i]; !ok || off < first {
-		w.repaired[i] = off
+	if lost, ok := w.repaired[i]; !ok || off < lost.first {
+		cut := w.isCut(i, off)
+		if lost.cut {
+			w.cut.Add(-1)
+		}
+		if cut {
+			w.cut.Add(1)
+		}
+		w.repaired[i] = lostPages{first: off, cut: cut}
 	}
 	return w.win.MapFile(off, w.zero, int64(off), (i+1)*daxRange-off, unix.PROT_READ|unix.PROT_WRITE)
 }
@@ -133,12 +180,29 @@ func (w *daxWindow) unmap(off, n uint64) error {
 	return w.win.UnmapFile(off, n)
 }
 
-// forget drops what is known of range i and the memory of its lost pages.
-func (w *daxWindow) forget(i uint64) {
-	if _, ok := w.repaired[i]; ok {
-		delete(w.repaired, i)
-		_ = unix.Fallocate(w.zero, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(i*daxRange), daxRange)
+// isCut reports whether the file of range i ends at offset off of the window.
+func (w *daxWindow) isCut(i, off uint64) bool {
+	f := w.files[i]
+	var st unix.Stat_t
+	return f != nil && unix.Fstat(f.fd, &st) == nil && f.end(i, uint64(st.Size)) <= off
+}
+
+// drop drops the memory of the lost pages of range i.
+func (w *daxWindow) drop(i uint64) {
+	lost, ok := w.repaired[i]
+	if !ok {
+		return
 	}
+	if lost.cut {
+		w.cut.Add(-1)
+	}
+	delete(w.repaired, i)
+	_ = unix.Fallocate(w.zero, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(i*daxRange), daxRange)
+}
+
+// forget drops what is known of range i.
+func (w *daxWindow) forget(i uint64) {
+	w.drop(i)
 	if f := w.files[i]; f != nil {
 		delete(w.files, i)
 		if f.refs--; f.refs == 0 {
@@ -222,7 +286,7 @@ func (r *request) setupmapping() (int, unix.Errno) {
 func (w *daxWindow) mapFile(fd int, in *setupmappingIn, prot int) unix.Errno {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f := &daxFile{fd: fd, off: in.FOffset - in.MOffset}
+	f := &daxFile{fd: fd, off: in.FOffset - in.MOffset, prot: prot}
 	defer func() {
 		if f.refs == 0 {
 			sysClose(fd)

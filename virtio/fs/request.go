@@ -139,6 +139,7 @@ func (r *request) serve() uint32 {
 	}
 	op := &operations[r.hdr.Opcode]
 	n, e := r.dispatch(op)
+	r.d.dax.regain()
 	if op.silent || r.stuck {
 		return 0
 	}

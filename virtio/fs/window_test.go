@@ -142,20 +142,33 @@ func TestDAXRepair(t *testing.T) {
 		t.Error("the lost page's old data came back")
 	}
 	// The same where the engine does not know the page.
-	if n := c.dev.RepairShrunk(); n != 0 {
+	if n := c.dev.RepairShrunk(true); n != 0 {
 		t.Errorf("%d ranges repaired, none shrank", n)
 	}
 	put(t, filepath.Join(dir, "h"), string(bytes.Repeat([]byte{'h'}, 3*pageSize)))
 	c.must(opSetupmapping, c.node("h"), raw(setupmappingIn{FH: math.MaxUint64, Len: daxRange, MOffset: 0, Flags: setupmappingRead}))
 	must(t, os.Truncate(filepath.Join(dir, "h"), 100))
-	if n := c.dev.RepairShrunk(); n != 1 {
+	if n := c.dev.RepairShrunk(true); n != 1 {
 		t.Errorf("%d ranges repaired", n)
 	}
 	if b := region.Bytes(); b[0] != 'h' || b[pageSize] != 0 || b[daxRange-1] != 0 {
 		t.Error("wrong contents after the repair")
 	}
-	if n := c.dev.RepairShrunk(); n != 0 {
+	if n := c.dev.RepairShrunk(true); n != 0 {
 		t.Errorf("%d ranges repaired again", n)
+	}
+	if n := c.dev.RepairShrunk(false); n != 0 {
+		t.Errorf("%d ranges repaired that nobody truncated", n)
+	}
+	// What the file gets anew is there when the guest learns of it.
+	region.Bytes()[pageSize] = 'L'
+	put(t, filepath.Join(dir, "h"), string(bytes.Repeat([]byte{'n'}, 2*pageSize)))
+	if size := c.lookup(rootID, "h").Attr.Size; size != 2*pageSize || region.Bytes()[pageSize] != 'n' {
+		t.Errorf("size %d, contents %q", size, region.Bytes()[pageSize])
+	}
+	must(t, os.Truncate(filepath.Join(dir, "h"), 100))
+	if n := c.dev.RepairShrunk(false); n != 1 || region.Bytes()[pageSize] != 0 {
+		t.Errorf("truncated again: %d ranges repaired, contents %q", n, region.Bytes()[pageSize])
 	}
 	before := fdsInUse.Load()
 	c.must(opRemovemapping, 0, le32(1), raw(removemappingOne{0, 4 * daxRange}))

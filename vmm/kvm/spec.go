@@ -46,6 +46,7 @@ const (
 	KVM_KVMCLOCK_CTRL   = 0xaead
 	KVM_SET_DEVICE_ATTR = 0x4018aee1
 	KVM_GET_DEVICE_ATTR = 0x4018aee2
+	KVM_GET_STATS_FD    = 0xaece
 )
 
 // Capabilities of KVM_CHECK_EXTENSION and KVM_ENABLE_CAP.

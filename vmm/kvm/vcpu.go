@@ -32,9 +32,10 @@ type VCPU struct {
 	// tid is the thread inside Run, or 0.
 	tid atomic.Int32
 
-	// mu keeps shared mapped while a kick is under way.
+	// mu keeps shared mapped while a kick is under way, and guards stats.
 	mu     sync.Mutex
 	closed bool
+	stats  faultStats
 }
 
 // newVCPU creates CPU i. It needs prepare before it can run.
@@ -155,5 +156,6 @@ func (c *VCPU) Close() error {
 	}
 	c.closed = true
 	c.run = nil
+	c.stats.close()
 	return errors.Join(unix.Munmap(c.shared), unix.Close(c.fd))
 }
