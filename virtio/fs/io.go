@@ -17,9 +17,12 @@ func (r *request) read() (int, unix.Errno) {
 	}
 	defer h.put()
 	size := uint64(in.Size)
-	if size > maxWrite || r.chain.WritableLen < outHeaderSize+size || in.Offset > maxOffset-size {
+	if r.chain.WritableLen < outHeaderSize+size || in.Offset > maxOffset-size {
 		return 0, unix.EINVAL
 	}
+	// A driver that asks for more than a request may carry, as OVMF's does for a
+	// whole file, gets its beginning.
+	size = min(size, maxWrite)
 	iov, _ := r.vec(r.chain.Writable, outHeaderSize, size)
 	r.direct = true
 	if h.mustWait.Load() {

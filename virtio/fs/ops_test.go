@@ -424,3 +424,25 @@ func TestSubmounts(t *testing.T) {
 	c.fails(opRename, rootID, unix.EXDEV, raw(renameIn{Newdir: s.NodeID}), str("f"), str("f"))
 	c.fails(opLink, s.NodeID, unix.EXDEV, raw(linkIn{OldNodeID: c.node("f")}), str("f"))
 }
+
+// TestReadTooMuch: a READ of more than max_write gives the beginning, so that a driver
+// that reads whole files (OVMF's) goes on from there.
+func TestReadTooMuch(t *testing.T) {
+	c, dir := newShare(t, nil)
+	want := bytes.Repeat([]byte("0123456789abcde\n"), maxWrite/8)
+	put(t, filepath.Join(dir, "f"), string(want))
+	c.out = make([]byte, outHeaderSize+len(want))
+	f := c.node("f")
+	fh := c.open(f, unix.O_RDONLY).FH
+	var got []byte
+	for n := 1; n > 0; {
+		b := c.read(f, fh, uint64(len(got)), uint32(len(want)))
+		if n = len(b); n > maxWrite {
+			t.Fatalf("%d bytes at once", n)
+		}
+		got = append(got, b...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, want %d", len(got), len(want))
+	}
+}

@@ -86,6 +86,18 @@ func TestQueues(t *testing.T) {
 	}
 }
 
+// TestWithoutHiprio: OVMF's driver sets up the request queue alone.
+func TestWithoutHiprio(t *testing.T) {
+	d, err := New(Config{Tag: "t", Path: t.TempDir()})
+	must(t, err)
+	m := virtiotest.New(t, d, virtiotest.Options{Skip: []int{hiprioQueue}})
+	if b, e := ask(m.Queue[1], opInit, 0, sizeOf[initOut](), raw(initIn{Major: 7, Minor: 31})); e != 0 || view[initOut](b).Major != 7 {
+		t.Errorf("INIT: %v", e)
+	}
+	m.Reset()
+	must(t, d.Close())
+}
+
 func TestActivateNeedsQueues(t *testing.T) {
 	d, err := New(Config{Tag: "t", Path: t.TempDir()})
 	must(t, err)
