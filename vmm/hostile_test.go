@@ -6,17 +6,21 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
+// row is something that tests prove.
+type row struct {
+	row, what string
+	tests     []string // "directory: tests", from the root of the module
+}
+
 // hostileRows says which tests prove what a hostile guest, or a bad host, may
 // not achieve: each "directory: tests", from the root of the module. The rows are
 // those that the comments of these tests number.
-var hostileRows = []struct {
-	row, what string
-	tests     []string
-}{
+var hostileRows = []row{
 	{"1", "any register, any width, misaligned, read-only, write-only", []string{
 		"virtio/virtiopci: TestAnyAccess FuzzRegisters", "virtio/virtiommio: TestAnyAccess FuzzRegisters", "devices/pci: FuzzAccesses"}},
 	{"2", "queue numbers that do not exist", []string{"virtio: TestQueueIndex"}},
@@ -74,10 +78,43 @@ var hostileRows = []struct {
 		"virtio/fs: TestHostileDescriptorExhaustion", "vmm/kvm: TestUnusable TestNotPermitted TestKickBeforeRun TestNoFilesLeft TestClock", "vmm/bus: TestHostClockPause"}},
 }
 
-// TestHostileRows: every test that the table names exists.
-func TestHostileRows(t *testing.T) {
+// deviceRows says which tests prove what the virtio devices and the disks promise.
+var deviceRows = []row{
+	{"blk", "raw files: reads, writes, discards, locks, direct I/O, ephemeral overlays", []string{
+		"vmm/disk: TestRaw TestDirect TestLock TestOpenErrors TestOverlay", "cmd/gvmspawn: TestBootDisks TestLongDebianDisks"}},
+	{"blk", "qcow2: every shape, backing files, compression, snapshots, lazy refcounts, our own images, kill -9", []string{
+		"vmm/disk/qcow2: TestRandom TestBacking TestCompressed TestSnapshot TestRebuild TestCreate TestReuse TestCrash TestConcurrent", "cmd/gvmspawn: TestLongFio"}},
+	{"blk", "features: serial, flush, CONFIG_WCE, MQ, SEG_MAX, discard, write zeroes, read-only", []string{
+		"virtio/blk: TestConfig TestGetID TestWriteCache TestReadOnly TestReadWrite TestQueuesAndResets TestSlowRequests"}},
+	{"blk", "both engines, and errors of the host", []string{"virtio/blk: TestEngines TestHostErrors", "vmm/disk: TestFull TestTruncated TestVanished", "cmd/gvmspawn: TestLongFio"}},
+	{"net", "TAP: queues, offloads, carriers", []string{"virtio/net: TestMultiQueue TestTAPFrames TestCarrier", "cmd/gvmspawn: TestTAP TestBootVHost TestLongUnprivilegedTAP"}},
+	{"net", "user mode: TCP, UDP, ping, DNS, DHCPv4 and 6, router advertisements, published ports, no loopback", []string{
+		"virtio/net/usernet: TestPublishedPorts TestDNSIsForwarded TestDHCP TestIPv6Configuration TestHostLoopbackIsNotReachable TestTCPToTheHostWhenAllowed TestTCPRests",
+		"virtio/net/usernet: TestHeaderFollowsFeatures TestWithoutOffloads", "cmd/gvmspawn: TestBootNetwork TestLongApt"}},
+	{"net", "control queue: MAC and VLAN filters, announcement; link, MTU, speed; receive buffers", []string{
+		"virtio/net: TestFilter TestFilterBounds TestLink TestNumBuffers TestReceiverWaitsForRoom TestResets", "cmd/gvmspawn: TestMonitor"}},
+	{"vsock", "streams and seqpackets, credit, half-closed connections, sockets of the host, many connections", []string{
+		"virtio/vsock: TestGuestConnects TestDial TestHalfClose TestCreditOut TestCreditIn TestSeqpacket TestForward TestForwardSeqpacket TestMux TestLongConnections",
+		"virtio/vsock: TestTxWithoutRxBuffers TestNoFeatures TestTransportReset TestDeriveCID", "vmm: TestBootVsock", "cmd/gvmspawn: TestBootVHost TestListenFDs"}},
+	{"console", "several ports, sizes, flow control", []string{
+		"virtio/console: TestMultiport TestResize TestSlowTerminal TestInput TestHangup TestEmergencyWrite", "cmd/gvmspawn/internal/terminal: TestResize"}},
+	{"balloon", "inflation, reporting, hinting, statistics", []string{"virtio/balloon: TestInflate TestReporting TestHinting TestStats TestArrange", "cmd/gvmspawn: TestBootMemory"}},
+	{"rng, pmem, mem", "a bounded rate, DAX and flushes, memory that comes and goes", []string{
+		"virtio/rng: TestRate TestBounds", "virtio/pmem: TestFlush TestPrivate TestTruncate", "virtio/memdev: TestRequests TestShrink TestReset", "cmd/gvmspawn: TestBootPmem TestBootMemory"}},
+	{"mmio", "the same devices without PCI, packed rings", []string{"cmd/gvmspawn: TestBootMMIO", "virtio/virtiommio: TestRequestsAndReset TestInterrupts", "virtio/virtq: TestPackedWrapCounter FuzzPacked"}},
+	{"SCSI, NVMe", "disks of all types, the root among several of its kind", []string{"cmd/gvmspawn: TestBootDiskTypes TestBootRootAmongDisks TestBootHotplug",
+		"virtio/scsi: TestDisk TestCD TestTaskManagement TestInline", "devices/nvme: TestIdentify TestShadowDoorbells TestInline"}},
+	{"all", "resets with requests in flight, no allocations", []string{
+		"virtio/blk: TestLongResets TestAllocs", "virtio/console: TestLongResets TestAllocs", "virtio/vsock: TestLongResets TestAllocs", "virtio/scsi: TestResets TestAllocs",
+		"virtio/net: TestResets TestAllocs", "devices/nvme: TestResetInFlight TestResetStorm TestAllocs", "virtio/balloon: TestAllocs", "virtio/rng: TestAllocs",
+		"virtio/pmem: TestAllocs", "virtio/memdev: TestAllocs", "cmd/gvmspawn: TestLongSoak"}},
+	{"all", "bad input is one sentence", []string{"cmd/gvmspawn: TestBadInput TestBadDevices TestBadKVM TestBadMachines TestBootRootUnknown"}},
+}
+
+// TestRows: every test that the tables name exists.
+func TestRows(t *testing.T) {
 	have := map[string]map[string]bool{}
-	for _, r := range hostileRows {
+	for _, r := range append(slices.Clone(hostileRows), deviceRows...) {
 		for _, list := range r.tests {
 			dir, names, ok := strings.Cut(list, ": ")
 			if !ok {

@@ -154,6 +154,26 @@ func TestFilterBounds(t *testing.T) {
 	}
 }
 
+// Nothing is allocated for a packet, in either direction.
+func TestAllocs(t *testing.T) {
+	_, m, w := wired(t, 0)
+	gpa := m.Mem.Alloc(4096)
+	if n := testing.AllocsPerRun(300, m.Queue[1].Again(virtqtest.Desc{Addr: gpa, Len: HeaderLen}, virtqtest.Desc{Addr: gpa + 100, Len: 1514})); n != 0 {
+		t.Errorf("%v allocations to send", n)
+	}
+	in := m.Mem.Alloc(128 << 10)
+	frame := frameTo(ourMAC, 0, 1)
+	again := m.Queue[0].Again(virtqtest.Desc{Addr: in, Len: 128 << 10, Flags: virtqtest.DescWrite})
+	go func() {
+		for range 301 { // the first run does not count
+			w.frames <- frame
+		}
+	}()
+	if n := testing.AllocsPerRun(300, again); n != 0 {
+		t.Errorf("%v allocations to receive", n)
+	}
+}
+
 // The filter allocates nothing for a packet.
 func TestFilterAllocs(t *testing.T) {
 	d, _, _ := wired(t, 0)
