@@ -122,7 +122,7 @@ func (m *Memory) Add(name string, base GPA, size uint64, kind Kind) (*Region, er
 	if kind == Window {
 		prot = unix.PROT_NONE
 	}
-	b, err := unix.Mmap(-1, 0, int(size), prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	b, err := reserve(base, size, prot)
 	if err != nil {
 		return nil, fmt.Errorf("reserve %d MiB of guest memory for %s: %w", size>>20, name, err)
 	}
@@ -133,7 +133,7 @@ func (m *Memory) Add(name string, base GPA, size uint64, kind Kind) (*Region, er
 	}
 	if kind == Window {
 		if r.guard, err = guardWindow(hostAddr(b), size); err != nil {
-			_ = unix.Munmap(b)
+			_ = release(b)
 			return nil, err
 		}
 	}
@@ -362,7 +362,7 @@ func (m *Memory) Close() error {
 	var errs []error
 	for _, r := range m.regions {
 		r.guard.free()
-		errs = append(errs, unix.Munmap(r.bytes))
+		errs = append(errs, release(r.bytes))
 	}
 	m.regions = nil
 	return errors.Join(errs...)

@@ -353,6 +353,26 @@ func TestWindowFaults(t *testing.T) {
 	none[0] = 1
 }
 
+// TestHugePages: KVM takes huge pages only for memory whose host address is the
+// guest's within a huge page (KVM_SET_USER_MEMORY_REGION).
+func TestHugePages(t *testing.T) {
+	m := mem.New()
+	defer m.Close()
+	for _, r := range []struct {
+		base mem.GPA
+		size uint64
+		kind mem.Kind
+	}{{0, 64 << 20, mem.RAM}, {4<<30 + 3*page, 16<<20 + page, mem.RAM}, {8 << 30, 2 << 20, mem.Window}, {16 << 30, 8 << 20, mem.Pluggable}} {
+		added, err := m.Add("memory", r.base, r.size, r.kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if host := added.HostAddr(); (host^uintptr(r.base))%(2<<20) != 0 {
+			t.Errorf("%v at %#x is at %#x of the host", r.kind, r.base, host)
+		}
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	m := pc(t)
 	m.SetDirtyLog(true)
