@@ -15,11 +15,11 @@ func BenchmarkAssemble(b *testing.B) {
 	}
 	for _, name := range []string{"kernel-bookworm", "kernel-trixie"} {
 		b.Run(name, func(b *testing.B) {
-			k := guesttest.KernelAsset(b, name)
+			k, tree := guesttest.KernelAsset(b, name), guesttest.BusyboxTree(b, "")
 			for b.Loop() {
 				m, err := vmm.New(vmm.Config{
 					CPUs: 1, RAM: 1 << 30, Accel: vmm.AccelSoft,
-					Shares: []vmm.Share{{Tag: "root", Path: k.Dir}},
+					Shares: []vmm.Share{{Tag: "root", Path: tree}},
 					Boot:   vmm.Boot{Kernel: k.Path, CommandLine: "console=hvc0 root=root rootfstype=virtiofs", Root: &vmm.Root{Share: "root", ModuleTree: k.Dir}},
 				})
 				if err != nil {

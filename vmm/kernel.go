@@ -62,9 +62,11 @@ func (m *Machine) synthesise(img *linux.Image) func(linux.Kernel) ([]linux.Initr
 			r.Options = []string{DAXOption, ""} // a kernel without CONFIG_FUSE_DAX refuses it
 		}
 		release := img.Release()
-		if root.Share != "" && root.ModuleTree != "" {
-			if err := initrd.CheckInit(root.ModuleTree, m.cfg.Boot.CommandLine); err != nil {
-				return nil, err
+		for _, s := range m.cfg.Shares {
+			if s.Tag == root.Share {
+				if err := initrd.CheckInit(s.Path, m.cfg.Boot.CommandLine); err != nil {
+					return nil, err
+				}
 			}
 		}
 		image, err := initrd.Build(initrd.Config{
