@@ -35,9 +35,10 @@ type insideJob struct {
 type insideKind string
 
 const (
-	insideStart insideKind = ""     // the time until a word
-	insideJobs  insideKind = "jobs" // what the guest program reports
-	insideIdle  insideKind = "idle" // the process while its guest is idle
+	insideStart insideKind = ""      // the time until a word
+	insideJobs  insideKind = "jobs"  // what the guest program reports
+	insideIdle  insideKind = "idle"  // the process while its guest is idle
+	insideReady insideKind = "ready" // the time until READY=1
 )
 
 // insideResult is a line of the half in the testbed, after insideMark.
@@ -81,6 +82,8 @@ func (j *insideJob) run(ctx context.Context) (numbers, error) {
 		return j.runGuest(ctx, limit)
 	case insideIdle:
 		return idleSubject(j.Name, machine{ram: j.RAM}, j.Argv).run(ctx)
+	case insideReady:
+		return j.runReady(ctx, limit)
 	}
 	return timeTiny(ctx, j.Argv, j.Word, limit)
 }

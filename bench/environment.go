@@ -166,6 +166,15 @@ func (a *archive) file(name, from string) {
 
 // module adds a module, uncompressed.
 func (a *archive) module(name, from string) {
+	data, err := readModule(from)
+	if err != nil && a.err == nil {
+		a.err = err
+	}
+	a.records = append(a.records, cpio.StaticFile(name, string(data), 0o644))
+}
+
+// readModule is a module's ELF file.
+func readModule(from string) ([]byte, error) {
 	data, err := os.ReadFile(from)
 	if err == nil && strings.HasSuffix(from, ".xz") {
 		var r io.Reader
@@ -173,10 +182,10 @@ func (a *archive) module(name, from string) {
 			data, err = io.ReadAll(r)
 		}
 	}
-	if err != nil && a.err == nil {
-		a.err = fmt.Errorf("%s: %w", from, err)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	a.records = append(a.records, cpio.StaticFile(name, string(data), 0o644))
+	return data, nil
 }
 
 func (a *archive) write(path string) (string, error) {

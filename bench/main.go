@@ -75,7 +75,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // cases are all that can be measured, in the order of the table.
 var cases = []benchmark{
 	startCase, bootSoftCase, firmwareSoftCase, treeSoftCase, computeCase,
-	kvmStartCase, kvmBootCase, kvmMemoryCase,
+	kvmStartCase, kvmBootCase, kvmReadyCase, kvmMemoryCase,
 	kvmFSCase, kvmMetaCase, kvmDAXCase,
 	memoryCase, sizeCase,
 	fsCase, metaCase, fsDAXCase,

@@ -28,7 +28,8 @@ var acceptance = []struct{ item, tests string }{
 	{"13 registration, and none without a bus", "TestLongSystemdHost TestLongServiceManager TestHostTrouble TestHangingBus internal/machined:TestFields internal/machined:TestDBusFallback"},
 	{"14 discard, --grow-image, --ephemeral, qcow2", "TestBootDisks"},
 	{"15 user mode network", "TestBootNetwork"},
-	{"users: --bind-user, -n without privileges", "TestLongGuestOnHost TestLongUnprivilegedTAP"},
+	{"16 start to READY=1, against systemd-vmspawn with QEMU", "../../bench:TestPromisedReadyOnKVM"},
+	{"users: --bind-user, -n without privileges, trees of a range of users", "TestLongGuestOnHost TestLongUnprivilegedTAP TestLongShiftedTree"},
 }
 
 // TestAcceptance: the tests that the table names exist.

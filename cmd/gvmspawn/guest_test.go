@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -159,5 +160,68 @@ func TestLongPowerButton(t *testing.T) {
 	l.Wait()
 	if st := l.ProcessState.ExitCode(); st != 0 || l.errs.String() != "" || !strings.Contains(l.out.String(), "Power") {
 		t.Errorf("%d %q %q", st, l.errs.String(), l.out.String()[max(0, len(l.out.String())-2000):])
+	}
+}
+
+// TestLongShiftedTree boots trees whose files belong to a container's range of
+// users and to the range that systemd keeps for trees of others (foreign UIDs):
+// the guest sees root's files, and what it writes has the range's owners.
+func TestLongShiftedTree(t *testing.T) {
+	for name, shift := range map[string]int{"container": 1 << 20, "foreign": 2147352576} {
+		t.Run(name, func(t *testing.T) {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root, to give files away")
+			}
+			d := newDebian(t)
+			shiftTree(t, filepath.Join(d.dir, "tree"), shift)
+			l, _ := d.boot()
+			for command, want := range map[string]string{
+				"systemctl is-system-running --wait":                                                                   "running\n",
+				"stat -c %u:%g:%a /usr/bin/passwd /etc/shadow":                                                         "0:0:4755\n0:42:640\n",
+				"find / -xdev ! -uid -1000 ! -path '/proc/*' | head -n 3":                                              "",
+				"touch /root/made && chown 33:42 /root/made && echo done":                                              "done\n",
+				"useradd -m somebody && runuser -u somebody touch /home/somebody/own && stat -c %U /home/somebody/own": "somebody\n",
+			} {
+				if got := d.in(command); got != want {
+					t.Errorf("%s: %q, want %q", command, got, want)
+				}
+			}
+			_ = spawnCommand(d.dir, "ssh", "debian", "systemctl exit 42").Run() // the connection may end before the answer
+			if st := l.status(); st != 42 {
+				t.Errorf("status %d, %s", st, l.errs.String())
+			}
+			for path, want := range map[string][2]int{"root/made": {shift + 33, shift + 42}, "home/somebody/own": {shift + 1000, shift + 1000}, "etc/machine-id": {shift, shift}} {
+				var st unix.Stat_t
+				if err := unix.Lstat(filepath.Join(d.dir, "tree", path), &st); err != nil || int(st.Uid) != want[0] || int(st.Gid) != want[1] {
+					t.Errorf("%s: %d:%d %v, want %v", path, st.Uid, st.Gid, err, want)
+				}
+			}
+		})
+	}
+}
+
+// shiftTree gives every file of a tree to the users of a range.
+func shiftTree(t *testing.T, tree string, shift int) {
+	t.Helper()
+	linked := map[uint64]bool{} // files with several names
+	err := filepath.WalkDir(tree, func(path string, entry fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(path, &st)
+		}
+		if linked[st.Ino] {
+			return err
+		}
+		linked[st.Ino] = st.Nlink > 1 && !entry.IsDir()
+		if err == nil {
+			err = unix.Lchown(path, int(st.Uid)+shift, int(st.Gid)+shift)
+		}
+		if err == nil && entry.Type()&fs.ModeSymlink == 0 {
+			err = unix.Chmod(path, st.Mode&0o7777) // chown cleared the set-user-ID bits
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -18,19 +18,17 @@ import (
 // notify sends fields to the address in the credential vmm.notify_socket,
 // "vsock-stream:CID:PORT", which the machine has as an SMBIOS string.
 func notify(fields []string) error {
-	const name = "io.systemd.credential.binary:vmm.notify_socket="
 	raw, err := os.ReadFile("/sys/firmware/dmi/entries/11-0/raw")
 	if err != nil {
 		return err
 	}
-	_, after, ok := bytes.Cut(raw, []byte(name))
+	_, after, ok := bytes.Cut(raw, []byte("vmm.notify_socket="))
 	if !ok {
 		return errors.New("no credential vmm.notify_socket")
 	}
-	text, _, _ := bytes.Cut(after, []byte{0})
-	value, err := base64.StdEncoding.DecodeString(string(text))
-	if err != nil {
-		return fmt.Errorf("credential %q: %w", text, err)
+	value, _, _ := bytes.Cut(after, []byte{0})
+	if plain, err := base64.StdEncoding.DecodeString(string(value)); err == nil {
+		value = plain // of "io.systemd.credential.binary:"
 	}
 	var cid, port uint32
 	if _, err := fmt.Sscanf(string(value), "vsock-stream:%d:%d", &cid, &port); err != nil {
