@@ -360,39 +360,15 @@ func (e *emitter) branch(t *tinst) {
 	e.exitTo(0, e.next(t))
 }
 
-// same emits t's own opcode with its operands redirected.
+// same emits t's own opcode with its operands redirected. A register that lives
+// in memory is a memory operand where the instruction can have one, and is
+// else loaded and stored.
 func (e *emitter) same(t *tinst) {
 	in, h, j := &t.in, e.h, e.j
 	if t.mem {
 		e.access(t)
 	}
 	e.flags(t)
-	var load [2]struct{ guest, host uint8 }
-	loads := 0
-	use := func(r uint8, scratch uint8) uint8 {
-		if !evicted(r) {
-			return hostReg(r)
-		}
-		for _, l := range load[:loads] {
-			if l.guest == r {
-				return l.host
-			}
-		}
-		load[loads].guest, load[loads].host = r, scratch
-		loads++
-		h.ra(true, 0x8b, scratch, j.reg(r))
-		return scratch
-	}
-	reg := in.ModRM>>3&7 | in.REX&4<<1
-	if t.regG && !t.high {
-		reg = use(reg, hT2)
-	}
-	rm := in.ModRM&7 | in.REX&1<<3
-	if t.mem {
-		rm = hT1
-	} else if t.rmG && !t.high {
-		rm = use(rm, hT1)
-	}
 	if t.high && t.mem { // MOV from AH and its kin to memory
 		h.mov(hT2, in.ModRM>>3&3)
 		h.rex(false, 0, 0, hT2)
@@ -400,34 +376,123 @@ func (e *emitter) same(t *tinst) {
 		h.rm(false, 0x88, hT2, hT1, 0)
 		return
 	}
-	opReg := in.Opcode&7 | in.REX&1<<3
-	if t.opReg && !t.high {
+	if t.high { // registers below 8 without REX; RSP was refused
+		e.emit(t, in.ModRM>>3&7, in.ModRM&7, in.Opcode&7, 0)
+		e.wrote(t)
+		return
+	}
+	reg, rm, opReg := in.ModRM>>3&7|in.REX&4<<1, in.ModRM&7|in.REX&1<<3, in.Opcode&7|in.REX&1<<3
+	var loads [2]struct{ guest, host uint8 }
+	n := 0
+	use := func(r uint8, scratch uint8) uint8 {
+		if !evicted(r) {
+			return hostReg(r)
+		}
+		for _, l := range loads[:n] {
+			if l.guest == r {
+				return l.host
+			}
+		}
+		loads[n].guest, loads[n].host = r, scratch
+		n++
+		if !t.replaces(r) {
+			h.ra(true, 0x8b, scratch, j.reg(r))
+		}
+		return scratch
+	}
+	if t.flips(reg, rm) {
+		if in.Opcode&^1 != 0x84 {
+			in.Opcode |= 2
+		}
+		reg, rm = rm, reg
+	}
+	slot := uint64(0)
+	switch {
+	case t.mem:
+		rm = hT1
+	case t.inSlot(reg, rm):
+		slot = j.reg(rm)
+	}
+	if t.regG {
+		reg = use(reg, hT2)
+	}
+	if t.rmG && slot == 0 {
+		rm = use(rm, hT1)
+	}
+	if t.opReg {
 		opReg = use(opReg, hT2)
 	}
-	if t.high { // registers below 8 without REX; RSP was refused
-		reg, rm, opReg = in.ModRM>>3&7, in.ModRM&7, in.Opcode&7
-	}
-	e.emit(t, reg, rm, opReg)
-	if !readsOnly(in.Op) {
-		for _, l := range load[:loads] {
+	e.emit(t, reg, rm, opReg, slot)
+	for _, l := range loads[:n] {
+		if t.writes(l.guest) {
 			h.ra(true, 0x89, l.host, j.reg(l.guest))
 		}
 	}
 	e.wrote(t)
 }
 
-// readsOnly are the operations that write no register operand.
-func readsOnly(op decode.Op) bool {
-	switch op {
-	case decode.CMP, decode.TEST, decode.BT:
+// writes reports whether t writes guest register r, one of its operands.
+func (t *tinst) writes(r uint8) bool {
+	switch t.in.Op {
+	case decode.XCHG, decode.XADD, decode.CMPXCHG:
+		return true
+	}
+	a := t.in.Args[0]
+	return a.Kind == decode.KReg && a.Reg == r && !readOnly(t.in.Op)
+}
+
+// replaces reports whether t overwrites all of r without reading it.
+func (t *tinst) replaces(r uint8) bool {
+	in := &t.in
+	if a := in.Args[0]; a.Kind != decode.KReg || a.Reg != r || a.Size < 4 {
+		return false
+	}
+	for _, a := range in.Args[1:] {
+		if a.Kind == decode.KReg && a.Reg == r || a.Kind == decode.KRegH {
+			return false
+		}
+	}
+	switch in.Op {
+	case decode.MOV, decode.MOVZX, decode.MOVSX, decode.MOVSXD, decode.POPCNT, decode.TZCNT, decode.LZCNT, decode.IMUL3,
+		decode.MOVD, decode.MOVQ, decode.PMOVMSKB, decode.MOVMSKPS, decode.MOVMSKPD, decode.MOVBE:
 		return true
 	}
 	return false
 }
 
+// flips reports whether t is an operation of rm, a host register, with reg, which
+// lives in memory, that has a twin with the operands the other way round: ALU
+// operations, TEST and MOV.
+func (t *tinst) flips(reg, rm uint8) bool {
+	in := &t.in
+	if t.mem || in.Map != 0 || !t.regG || !t.rmG || !evicted(reg) || evicted(rm) {
+		return false
+	}
+	return in.Opcode < 0x40 && in.Opcode&6 == 0 || in.Opcode&^1 == 0x84 || in.Opcode&^1 == 0x88
+}
+
+// inSlot reports whether rm, a register that lives in memory, can be t's memory
+// operand. Writes of 32 bits cannot, which extend to 64.
+func (t *tinst) inSlot(reg, rm uint8) bool {
+	in := &t.in
+	if !t.rmG || !evicted(rm) || t.regG && reg == rm {
+		return false
+	}
+	switch in.Op {
+	case decode.XCHG, decode.XADD, decode.CMPXCHG:
+		return false
+	case decode.BT, decode.BTS, decode.BTR, decode.BTC: // the bit's number would choose the word
+		if in.Args[1].Kind != decode.KImm {
+			return false
+		}
+	}
+	return !t.writes(rm) || !t.sse && in.Args[0].Size != 4
+}
+
 // emit emits the instruction with other registers. With a memory operand rm is
-// the register that holds its address.
-func (e *emitter) emit(t *tinst, reg, rm, opReg uint8) {
+// the register that holds its address. If slot is not 0, it is the absolute
+// address of what rm stands for.
+func (e *emitter) emit(t *tinst, reg, rm, opReg uint8, slot uint64) {
 	in, h := &t.in, e.h
 	if in.Lock {
 		h.put(0xf0)
@@ -441,6 +506,9 @@ func (e *emitter) emit(t *tinst, reg, rm, opReg uint8) {
 	rex := in.REX & 8
 	at := int(in.OpcodeAt) + 1
 	opcode := in.Opcode
+	if slot != 0 {
+		rm = 0
+	}
 	if in.HasModRM {
 		rex |= reg>>3&1<<2 | rm>>3&1
 		at = int(in.ModRMAt) + 1
@@ -461,13 +529,16 @@ func (e *emitter) emit(t *tinst, reg, rm, opReg uint8) {
 		h.put(0x0f, 0x3a)
 	}
 	h.put(opcode)
-	if in.HasModRM {
-		if t.mem {
-			h.modrm(reg, rm, 0)
-			at += addressBytes(in)
-		} else {
-			h.put(0xc0 | reg&7<<3 | rm&7)
-		}
+	switch {
+	case !in.HasModRM:
+	case t.mem:
+		h.modrm(reg, rm, 0)
+		at += addressBytes(in)
+	case slot != 0:
+		h.put(reg&7<<3|4, 0x25)
+		h.u32(uint32(slot))
+	default:
+		h.put(0xc0 | reg&7<<3 | rm&7)
 	}
 	h.put(t.code[at:]...)
 }

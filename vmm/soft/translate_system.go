@@ -104,7 +104,7 @@ func (e *emitter) bitMem(t *tinst) {
 		e.flags(t)
 		h.ra(true, 0x8b, hT2, j.ctx(jxTmp))
 	}
-	e.emit(t, hT2, hT1, 0)
+	e.emit(t, hT2, hT1, 0, 0)
 	e.wrote(t)
 }
 
