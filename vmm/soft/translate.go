@@ -90,6 +90,8 @@ type translator struct {
 	hot      int // next free byte
 	cold     int
 	coldFrom int
+	apart    int // the same for the instructions of groups, one by one
+	apartAt  int
 	first    int // of hot behind the common parts
 	trs      []*translation
 	epoch    uint32
@@ -104,6 +106,7 @@ type translator struct {
 
 	cross [2 * decode.MaxLen]byte
 	h, k  asm
+	g     asm
 	list  []tinst
 	ahead tinst
 	stats *jitStats
@@ -125,8 +128,8 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 	}
 	j.counting = c.vm.virtual != nil || c.vm.countInsts
 	j.forward = !j.counting && len(c.vm.cpus) <= 1
-	j.coldFrom = size / 2
-	j.cold = j.coldFrom
+	j.coldFrom, j.apartAt = size/2, size/8*7
+	j.cold, j.apart = j.coldFrom, j.apartAt
 	j.common()
 	j.clearJumps(0)
 	j.clearJumps(1)
@@ -152,7 +155,7 @@ func (j *translator) reset() {
 	j.epoch++
 	clear(j.trs)
 	j.trs = j.trs[:0]
-	j.hot, j.cold = j.first, j.coldFrom
+	j.hot, j.cold, j.apart = j.first, j.coldFrom, j.apartAt
 	j.clearJumps(0)
 	j.clearJumps(1)
 }

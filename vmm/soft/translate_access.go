@@ -70,7 +70,7 @@ func (e *emitter) effective(t *tinst, dst uint8) {
 // check emits the lookup of the linear address in hT1, or of the constant v,
 // for an access of size bytes, and leaves the host address in hT1. It clobbers
 // the flags and hT2.
-func (e *emitter) check(size uint8, write bool, v uint64, known bool) {
+func (e *emitter) check(size uint16, write bool, v uint64, known bool) {
 	h, j := e.h, e.j
 	tag := tagOf(write)
 	disp := int32(0)
@@ -106,9 +106,12 @@ func (e *emitter) tlbEntry(h *asm) {
 
 // access emits address and check of t's memory operand.
 func (e *emitter) access(t *tinst) {
+	if e.grouped {
+		return
+	}
 	e.spill(t)
 	v, known := e.address(t)
-	e.check(t.size, t.write, v, known)
+	e.check(uint16(t.size), t.write, v, known)
 	if t.align {
 		e.h.rex(false, 0, 0, hT1)
 		e.h.put(0xf6, 0xc0|hT1&7, t.size-1) // test r11b, 15

@@ -86,6 +86,7 @@ type tinst struct {
 	sse   bool
 	vec   uint8 // vecXMM, vecYMM: what it needs
 	size  uint8
+	group extent // of the group that begins here
 }
 
 // assumptions are the parts of the CPU's mode that translations depend on

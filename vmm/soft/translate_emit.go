@@ -9,7 +9,11 @@ type emitter struct {
 	j     *translator
 	t     *translation
 	h, k  *asm
+	apart *asm // the instructions of groups, one by one
 	index int
+	// grouped: hT1 is the host address of what lies from behind the base register.
+	grouped bool
+	from    int64
 	// host and mem say where the guest's flags are at this point.
 	host, mem bool
 	n         int // number of the instruction
@@ -83,9 +87,14 @@ func (e *emitter) block() {
 	e.farEntries()
 	e.nearEntries()
 	t.resume = make([]uint32, len(list)+1)
-	for i := range list {
+	for i := 0; i < len(list); i++ {
 		e.n, e.slow = i, 0
 		t.resume[i] = uint32(h.pc() - t.base)
+		if g := list[i].group.last; g != 0 {
+			e.group(i)
+			i = g
+			continue
+		}
 		e.inst(&list[i])
 	}
 	t.resume[len(list)] = uint32(h.pc() - t.base)
@@ -400,6 +409,7 @@ func (e *emitter) same(t *tinst) {
 		}
 		return scratch
 	}
+	opcode := in.Opcode
 	if t.flips(reg, rm) {
 		if in.Opcode&^1 != 0x84 {
 			in.Opcode |= 2
@@ -423,12 +433,21 @@ func (e *emitter) same(t *tinst) {
 		opReg = use(opReg, hT2)
 	}
 	e.emit(t, reg, rm, opReg, slot)
+	in.Opcode = opcode
 	for _, l := range loads[:n] {
 		if t.writes(l.guest) {
 			h.ra(true, 0x89, l.host, j.reg(l.guest))
 		}
 	}
 	e.wrote(t)
+}
+
+// offset is the displacement of t's memory operand from hT1.
+func (e *emitter) offset(t *tinst) int32 {
+	if e.grouped {
+		return int32(t.in.Mem.Disp - e.from)
+	}
+	return 0
 }
 
 // writes reports whether t writes guest register r, one of its operands.
@@ -532,7 +551,7 @@ func (e *emitter) emit(t *tinst, reg, rm, opReg uint8, slot uint64) {
 	switch {
 	case !in.HasModRM:
 	case t.mem:
-		h.modrm(reg, rm, 0)
+		h.modrm(reg, rm, e.offset(t))
 		at += addressBytes(in)
 	case slot != 0:
 		h.put(reg&7<<3|4, 0x25)

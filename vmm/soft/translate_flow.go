@@ -184,9 +184,9 @@ func (e *emitter) moffs(t *tinst) {
 	if in.Mem.Seg >= decode.FS {
 		h.imm(hT1, uint64(in.Mem.Disp))
 		h.ra(true, 0x03, hT1, e.j.reg(regSeg+in.Mem.Seg))
-		e.check(t.size, t.write, 0, false)
+		e.check(uint16(t.size), t.write, 0, false)
 	} else {
-		e.check(t.size, t.write, uint64(in.Mem.Disp), true)
+		e.check(uint16(t.size), t.write, uint64(in.Mem.Disp), true)
 	}
 	op := map[uint8]uint8{0xa0: 0x8a, 0xa1: 0x8b, 0xa2: 0x88, 0xa3: 0x89}[in.Opcode]
 	if t.size == 2 {

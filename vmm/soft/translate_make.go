@@ -154,7 +154,7 @@ func (j *translator) exitCode(a *asm, kind, n, index int) {
 // translate makes host code of b at la. It returns nil if b cannot be translated.
 func (j *translator) translate(b *block, la uint64) *translation {
 	c := j.c
-	if len(j.mem.rw)-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 {
+	if len(j.mem.rw)-j.apart < 1<<16 || j.apartAt-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 {
 		j.reset()
 	}
 	if !j.analyse(b) {
@@ -169,12 +169,14 @@ func (j *translator) translate(b *block, la uint64) *translation {
 	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3}
 	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}
 	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
-	e := emitter{j: j, t: t, h: &j.h, k: &j.k, index: len(j.trs)}
+	j.g = asm{b: j.g.b[:0], at: j.mem.rx + uint64(j.apart)}
+	e := emitter{j: j, t: t, h: &j.h, k: &j.k, apart: &j.g, index: len(j.trs)}
 	e.block()
 	j.trs = append(j.trs, t)
 	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
 	j.hot = (j.hot + 15) &^ 15
 	j.cold += copy(j.mem.rw[j.cold:], j.k.b)
+	j.apart += copy(j.mem.rw[j.apart:], j.g.b)
 	b.trs = append(b.trs, t)
 	return t
 }
@@ -223,6 +225,7 @@ func (j *translator) analyse(b *block) bool {
 		live = t.flags.before(live)
 		t.live = live
 	}
+	findGroups(j.list)
 	for i := range j.list {
 		if j.list[i].class != tcInterp && j.list[i].class != tcEnd {
 			return true

@@ -96,7 +96,7 @@ func (e *emitter) bitMem(t *tinst) {
 	if in.Mem.Seg >= decode.FS {
 		h.ra(true, 0x03, hT1, j.reg(regSeg+in.Mem.Seg))
 	}
-	e.check(in.OpSize, t.write, 0, false)
+	e.check(uint16(in.OpSize), t.write, 0, false)
 	number()
 	h.alui(false, 4, hT2, int32(in.OpSize)*8-1)
 	if t.need != 0 { // the check has clobbered them

@@ -78,6 +78,7 @@ func near(in *decode.Inst) bool {
 // that are defined behind it.
 func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) {
 	var undef uint64
+	base := uint8(rng.IntN(64)) // of all memory operands, if it is a register
 	for range 1 + rng.IntN(6) {
 		var buf [20]byte
 		var t tinst
@@ -89,6 +90,9 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 				randomCode(rng, buf[:])
 			}
 			if decode.Decode(&t.in, buf[:15], decode.Mode64) != nil || !near(&t.in) || t.in.Op == decode.FXSAVE {
+				continue
+			}
+			if m := &t.in.Mem; base < 16 && t.in.MemMod() && m.Base != base {
 				continue
 			}
 			if vex && (hostFeatures.lacks(&t.in) || t.in.Op == decode.LDMXCSR) || !vex && !oracleOK(&t.in) {
@@ -163,6 +167,9 @@ func TestTranslatorSnippets(t *testing.T) {
 		o.setState(&init, at)
 		bl = c.lookup()
 		bl.runs = hotRuns
+		if rng.IntN(8) == 0 { // each page is missed once
+			c.flushTLB()
+		}
 		stB := c.runTier(bl)
 		o.getState(&b)
 		if len(bl.trs) > 0 {

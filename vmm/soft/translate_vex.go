@@ -120,7 +120,7 @@ func (e *emitter) emitVex(t *tinst, f *decode.VexForm, reg, vvvv, rm uint8) {
 	in, h := &t.in, e.h
 	h.put(0xc4, (^reg&8)<<4|0x40|(^rm&8)<<2|in.Map, in.REX&8<<4|(^vvvv&15)<<3|in.VexL<<2|vexPP(in), in.Opcode)
 	if t.mem {
-		h.modrm(reg, rm, 0)
+		h.modrm(reg, rm, e.offset(t))
 	} else {
 		h.put(0xc0 | reg&7<<3 | rm&7)
 	}
