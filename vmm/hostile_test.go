@@ -70,6 +70,11 @@ var hostileRows = []row{
 		"devices/tpm: TestTISBadSize TestTISStates TestTISCancel TestTISLocality TestTISSeizeWhileRunning",
 		"devices/tpm: TestCRBBadSize TestCRBStates TestCRBLocality TestCRBSeizeWhileRunning TestFailingBackend TestCloseWhileRunning FuzzRegisters",
 		"cmd/gvmspawn/internal/swtpm: TestDeath TestHang"}},
+	{"26", "flash: commands out of order, writes outside, a kill in between; firmware configuration: DMA anywhere, of any length", []string{
+		"devices/pflash: TestProgramErase TestBuffer TestFileFollows FuzzFlash", "vmm: TestSMMFlash", "devices/fwcfg: TestHostile FuzzPorts",
+		"firmware/uefi: TestNotStore FuzzReadStore", "cmd/gvmspawn: TestLongVariablesKilled TestLongFirmwareHostile"}},
+	{"26", "power management, CMOS, SMRAM and ECAM at the guest's will", []string{
+		"devices/power: FuzzAccess FuzzICH9 TestSMIEnable", "devices/cmos: TestMemory FuzzAccess", "devices/pci: TestSMRAM TestPCIEXBAR TestECAMOverlap"}},
 	{"27", "exits: triple fault, internal error, halts, SIPI storms, string I/O, unknown ones, a CPU that never returns", []string{
 		"vmm/kvm: TestShutdown TestInternalError TestUnknownExit TestOtherExits TestSIPIStorm TestStringPort TestKickNeverLost TestKickStorm FuzzExit FuzzGuest",
 		"vmm/soft: TestTripleFault TestStrings FuzzCode", "vmm: TestRunnerPausesAndResumes TestRunnerEnds", "cmd/gvmspawn: TestCrash TestSilentResets"}},

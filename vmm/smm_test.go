@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +17,6 @@ func TestSMMConfig(t *testing.T) {
 		want string
 	}{
 		{Config{CPUs: 1, RAM: 64 << 20}, "64 MiB of RAM are too little"},
-		{Config{CPUs: 1, RAM: 512 << 20, Accel: AccelKVM}, "does not have with KVM"},
 	} {
 		tt.cfg.Firmware = &Firmware{Code: "/x", SMM: true}
 		if err := tt.cfg.check(); err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
@@ -24,6 +24,30 @@ func TestSMMConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestDebugPort: what firmware writes there comes out in whole lines, or pieces of a
+// bounded length; a read tells that the port is there.
+func TestDebugPort(t *testing.T) {
+	var pieces []string
+	d := &debugPort{out: writerFunc(func(p []byte) { pieces = append(pieces, string(p)) })}
+	for _, c := range "SecCoreStart\n" + strings.Repeat("x", 300) {
+		d.Write(0, 1, uint64(c))
+	}
+	d.flush()
+	d.flush()
+	if want := []string{"SecCoreStart\n", strings.Repeat("x", 256), strings.Repeat("x", 44)}; !slices.Equal(pieces, want) {
+		t.Errorf("%q", pieces)
+	}
+	if v := d.Read(0, 1); v != 0xe9 {
+		t.Errorf("reads %#x", v)
+	}
+	(&debugPort{}).Write(0, 1, 'x') // without a log
+}
+
+// writerFunc is an io.Writer.
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 
 // TestSMMFlash: the flash takes commands from CPUs in System Management Mode alone;
 // the others read its content, whatever state it is in.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gvmspawn/gvmspawn/firmware/uefi"
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
@@ -59,7 +60,14 @@ func TestBadFirmware(t *testing.T) {
 	} {
 		writeDescriptor(t, at(name+".json"), pair[0], pair[1])
 	}
+	writeFile(t, at("used"), vars, 0o600)
+	used, err := uefi.OpenVars(at("used"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer used.Close()
 	for _, c := range []struct{ args, want string }{
+		{"--firmware=./good.json --efi-nvram-state=./used", "used is in use by another machine: give this one its own copy"},
 		{"--firmware=./odd.json", "odd has 3653532 bytes, which is no multiple of 4 KiB: it is truncated"},
 		{"--firmware=./half.json", "half has no code at its end, where a CPU starts: it is truncated"},
 		{"--firmware=./zeroes.json", "zeroes has no code at its end, where a CPU starts: it is truncated"},

@@ -17,6 +17,7 @@
 //	guest tpm-unseal FILE       get it back, once
 //	guest rtc                   the real-time clock's interrupts
 //	guest pci DEVICE-ID...      garbage into the PCI functions with these IDs
+//	guest memory ADDRESS SIZE   garbage into physical addresses, where no RAM is (kernel argument iomem=relaxed)
 package main
 
 import (
@@ -65,6 +66,8 @@ func main() {
 		check("rtc", rtcChecks())
 	case "pci":
 		check("pci", pci(args))
+	case "memory":
+		check("memory "+args[0], memory(args[0], args[1]))
 	default:
 		fmt.Printf("guest: no command %s\n", os.Args[1])
 		os.Exit(2)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -154,7 +155,7 @@ func badDriver(w window, common, notify int, r *rand.Rand) {
 	w.write8(common+deviceStatus, 0)
 }
 
-// randomAccess reads and writes the whole BAR in all sizes and alignments.
+// randomAccess reads and writes all of a window in all sizes and alignments.
 func randomAccess(w window, r *rand.Rand) {
 	for range 30000 {
 		off, v := r.IntN(len(w)-8), r.Uint64()
@@ -177,6 +178,29 @@ func randomAccess(w window, r *rand.Rand) {
 			w.write64(off, v)
 		}
 	}
+}
+
+// memory maps physical addresses and accesses them at random.
+func memory(address, size string) error {
+	at, err := strconv.ParseUint(address, 0, 63)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseUint(size, 0, 31)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile("/dev/mem", os.O_RDWR|unix.O_SYNC, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	m, err := unix.Mmap(int(f.Fd()), int64(at), int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map %s: %w", address, err)
+	}
+	randomAccess(window(m), rand.New(rand.NewPCG(5, 6)))
+	return unix.Munmap(m)
 }
 
 // randomConfig writes all of the configuration space, with every command
