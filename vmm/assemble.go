@@ -173,11 +173,9 @@ func (m *Machine) addMemory() error {
 
 // addEngine takes KVM or the software CPU.
 func (m *Machine) addEngine() error {
-	if m.smm() && m.cfg.Accel == AccelAuto {
-		m.why = "System Management Mode, which the firmware needs, is there with the software CPU only"
-	} else if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
+	if m.cfg.Accel != AccelSoft && !m.cfg.Deterministic {
 		vm, err := kvm.New(kvm.Config{Memory: m.mem, CPUs: m.cfg.CPUs, Sockets: m.cfg.Sockets, Threads: m.cfg.Threads, IO: &m.bus, File: m.cfg.KVM,
-			Firmware: m.cfg.Firmware != nil, PhysBits: m.physBits()})
+			Firmware: m.cfg.Firmware != nil, PhysBits: m.physBits(), SMM: m.managed()})
 		if err == nil {
 			m.setEngine(vm)
 			return nil

@@ -1,8 +1,10 @@
 package vmm
 
 import (
+	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,35 +16,55 @@ import (
 // inTestbed is set in the environment of this test program inside the testbed.
 const inTestbed = "GVMSPAWN_IN_TESTBED"
 
-// TestLongFirmwareKVM: OVMF on genuine kvm_amd boots the disk, and its flash
-// keeps a variable over a reboot: this program runs TestFirmwareInTestbed there.
+// TestLongFirmwareKVM: OVMF on genuine kvm_amd boots the disk and its flash
+// keeps a variable over a reboot, and so does the build that enforces Secure Boot from
+// System Management Mode: this program runs the tests below there.
 func TestLongFirmwareKVM(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots a machine in the testbed: set GVMSPAWN_LONG=1")
 	}
+	self := filepath.Join(t.TempDir(), "vmm.test")
+	build := exec.Command("go", "test", "-c", "-o", self, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	code, vars := ovmf(t)
+	secure := secureOVMF(t, "OVMF_VARS_4M.ms.fd")
 	res := guesttest.Testbed{
-		Files:   map[string]string{"bin/vmm.test": os.Args[0], "ovmf/code.fd": code, "ovmf/vars.fd": vars},
+		Files: map[string]string{"bin/vmm.test": self, "ovmf/code.fd": code, "ovmf/vars.fd": vars,
+			"ovmf/secure.fd": secure.Code, "ovmf/keys.fd": secure.Vars},
 		Disks:   []string{efiDisk(t, "kernel-trixie")},
-		Timeout: 30 * time.Minute,
-		Script:  inTestbed + "=1 vmm.test -test.v -test.run '^TestFirmwareInTestbed$'",
+		Memory:  3072,
+		Timeout: 20 * time.Minute,
+		Script:  inTestbed + "=1 vmm.test -test.v -test.run 'InTestbed$'",
 	}.Run(t)
-	if res.Status != 0 || !strings.Contains(res.Output, "--- PASS: TestFirmwareInTestbed") {
-		t.Errorf("status %d:\n%s", res.Status, res.Output)
+	t.Log(res.Output)
+	for _, name := range []string{"TestFirmwareInTestbed", "TestSecureBootInTestbed"} {
+		if !strings.Contains(res.Output, "--- PASS: "+name) {
+			t.Errorf("%s: status %d", name, res.Status)
+		}
 	}
 }
 
-// TestFirmwareInTestbed is the half of TestLongFirmwareKVM inside the testbed.
-func TestFirmwareInTestbed(t *testing.T) {
+// inTestbedOnly skips a test elsewhere.
+func inTestbedOnly(t *testing.T) {
+	t.Helper()
 	if os.Getenv(inTestbed) == "" {
 		t.Skip("TestLongFirmwareKVM runs it")
 	}
-	const dir = "/ovmf"
+}
+
+// testbedDir is where the testbed has the firmware.
+const testbedDir = "/ovmf"
+
+func TestFirmwareInTestbed(t *testing.T) {
+	inTestbedOnly(t)
 	end := converse(context.Background(), t, Config{
 		Name: "kvm", CPUs: 2, RAM: 512 << 20, Accel: AccelKVM,
-		Firmware: &Firmware{Code: filepath.Join(dir, "code.fd"), Vars: filepath.Join(dir, "vars.fd")},
+		Firmware: &Firmware{Code: filepath.Join(testbedDir, "code.fd"), Vars: filepath.Join(testbedDir, "vars.fd")},
 		Disks:    []Disk{{Path: "/dev/vda", Format: FormatRaw}},
-	}, 25*time.Minute,
+	}, 15*time.Minute,
 		step{text: "EFI /sys/firmware/efi 64"},
 		step{text: "CPUS 2"},
 		step{text: "VARIABLE SET", do: func() { t.Log("the variable is set") }},
@@ -52,5 +74,24 @@ func TestFirmwareInTestbed(t *testing.T) {
 	)
 	if end != EndPowerOff {
 		t.Errorf("end %d instead of a power-off", end)
+	}
+}
+
+func TestSecureBootInTestbed(t *testing.T) {
+	inTestbedOnly(t)
+	vars := filepath.Join(testbedDir, "keys.fd")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	end := converse(ctx, t, Config{
+		Name: "secure", CPUs: 2, RAM: 512 << 20, Accel: AccelKVM,
+		Firmware: &Firmware{Code: filepath.Join(testbedDir, "secure.fd"), Vars: vars, SMM: true},
+		Disks:    []Disk{{Path: "/dev/vda", Format: FormatRaw}},
+	}, 15*time.Minute, step{text: "failed to load Boot0001"}, step{text: ": Access Denied", do: cancel})
+	if end != EndKilled {
+		t.Errorf("end %d", end)
+	}
+	store, err := os.ReadFile(vars)
+	if err != nil || !bytes.Contains(store, []byte("B\x00o\x00o\x00t\x000\x000\x000\x001\x00")) {
+		t.Errorf("the firmware has not written Boot0001 to its store (%v)", err)
 	}
 }

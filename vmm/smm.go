@@ -20,18 +20,11 @@ func (m *Machine) smm() bool { return m.cfg.Firmware != nil && m.cfg.Firmware.SM
 
 // checkSMM reports why a machine cannot have System Management Mode.
 func (c *Config) checkSMM() error {
-	switch {
-	case c.lowRAM() < 8*layout.SMRAMSize:
+	if c.lowRAM() < 8*layout.SMRAMSize {
 		return fmt.Errorf("firmware %s needs System Management Mode, for which %d MiB of RAM are too little: at least %d MiB are needed",
 			c.Firmware.Code, c.RAM>>20, 8*layout.SMRAMSize>>20)
-	case c.Accel == AccelKVM:
-		return errNoSMM(c.Firmware.Code)
 	}
 	return nil
-}
-
-func errNoSMM(code string) error {
-	return fmt.Errorf("firmware %s needs System Management Mode, which this machine does not have with KVM: take firmware without that need, or --kvm=no", code)
 }
 
 // smmIO is what a CPU in System Management Mode reaches: everything, and the flash
@@ -59,6 +52,15 @@ func (s *smmIO) MMIOWrite(addr uint64, size int, v uint64) {
 	s.Bus.MMIOWrite(addr, size, v)
 }
 
+// managed is who takes the accesses of CPUs in System Management Mode, or nil without it.
+func (m *Machine) managed() vcpu.IO {
+	if !m.smm() {
+		return nil
+	}
+	m.smmIO.Bus = &m.bus
+	return &m.smmIO
+}
+
 // guardSMRAM lets the host bridge hide SMRAM.
 func (m *Machine) guardSMRAM(cfg *pci.Config) {
 	e, ok := m.vm.(vcpu.SMM)
@@ -80,7 +82,7 @@ func (m *Machine) guardSMRAM(cfg *pci.Config) {
 // the enable.
 func (m *Machine) raiseSMIs(lpc *pci.Function, pm *power.ICH9, apm *power.APM) {
 	e, ok := m.vm.(vcpu.SMM)
-	if !m.smm() || !ok {
+	if !ok {
 		return
 	}
 	apm.Command = func(uint8) {

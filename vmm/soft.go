@@ -20,9 +20,8 @@ func (m *Machine) newSoft() (vcpu.VM, error) {
 	if m.cfg.Firmware != nil {
 		cfg.PhysBits = m.physBits()
 	}
-	if m.smm() {
-		m.smmIO.Bus = &m.bus
-		cfg.SMM = &soft.SMM{IO: &m.smmIO}
+	if io := m.managed(); io != nil {
+		cfg.SMM = &soft.SMM{IO: io}
 	}
 	if m.cfg.Deterministic {
 		cfg.BootTime = deterministicEpoch

@@ -32,30 +32,60 @@ const operand = -1
 // nop6 is one instruction of six bytes that does nothing (Intel SDM vol. 2B, NOP).
 var nop6 = []byte{0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00}
 
-// mendQEMU returns a copy of the program without the store of exception_index
-// in injectCode, and whether that code is there exactly once.
+// tprCode is the case of CR8 in QEMU's helper_write_crN, where a nested guest lowers
+// its task priority while a virtual interrupt waits: it leaves the function by the call
+// of cpu_interrupt(cs, CPU_INTERRUPT_VIRQ).
+var tprCode = []int{
+	0x85, 0xd2, 0x0f, 0x84, operand, operand, operand, operand,
+	0x48, 0x83, 0xc4, 0x08, // add $8, %rsp
+	0xbe, 0x00, 0x01, 0x00, 0x00, // mov $CPU_INTERRUPT_VIRQ, %esi
+	0x5b, 0x5d, // pop %rbx; pop %rbp
+	0xe9, operand, operand, operand, operand,
+	0x0f, // of a nop
+}
+
+// virqCode is, in helper_vmrun, cs->interrupt_request |= CPU_INTERRUPT_VIRQ, with env
+// in %rbx.
+var virqCode = []int{0x81, 0x8b, operand, operand, 0xff, 0xff, 0x00, 0x01, 0x00, 0x00}
+
+// find is where the code is in the program, exactly once, or -1.
+func find(program []byte, code []int) int {
+	found := -1
+	for i := range len(program) - len(code) + 1 {
+		if !isCode(program[i:], code) {
+			continue
+		}
+		if found >= 0 {
+			return -1
+		}
+		found = i
+	}
+	return found
+}
+
+// mendQEMU returns a copy of the program without two bugs of its nested guests, and
+// whether it knows their code.
 //
 // VMRUN with an interrupt to inject delivers it at once, but leaves its number
 // in exception_index as well, as if it were still to be delivered. When TCG's
 // loop is left before the next exit of the nested guest, for instance by a timer, it
 // finds the number and delivers the interrupt a second time, in the middle of
-// its own handler: that guest's kernel hangs or crashes. QEMU 7.2 to 11 have this.
+// its own handler: that guest's kernel hangs or crashes. QEMU 7.2 to 11 have this. The
+// copy lacks the store of exception_index in injectCode.
+//
+// A write to CR8 calls cpu_interrupt without the lock that it asserts, and QEMU aborts
+// when KVM waits for an interrupt window meanwhile, as with OVMF, whose handlers
+// restore CR8. The copy sets the bit as VMRUN does.
 func mendQEMU(program []byte) ([]byte, bool) {
-	found := -1
-	for i := range len(program) - len(injectCode) {
-		if !isCode(program[i:], injectCode) {
-			continue
-		}
-		if found >= 0 {
-			return nil, false
-		}
-		found = i
-	}
-	if found < 0 {
+	inject, tpr, virq := find(program, injectCode), find(program, tprCode), find(program, virqCode)
+	if inject < 0 || tpr < 0 || virq < 0 {
 		return nil, false
 	}
 	mended := bytes.Clone(program)
-	copy(mended[found:], nop6)
+	copy(mended[inject:], nop6)
+	at := mended[tpr+8:]
+	n := copy(at, program[virq:virq+len(virqCode)])
+	copy(at[n:], []byte{0x48, 0x83, 0xc4, 0x08, 0x5b, 0x5d, 0xc3}) // as there; ret
 	return mended, true
 }
 

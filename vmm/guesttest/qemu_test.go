@@ -7,19 +7,28 @@ import (
 	"testing"
 )
 
-func TestMendQEMU(t *testing.T) {
-	code := make([]byte, len(injectCode))
-	for i, c := range injectCode {
-		if code[i] = byte(c); c == operand {
-			code[i] = 0x42
+// instance is code with something for its operands.
+func instance(code []int) []byte {
+	b := make([]byte, len(code))
+	for i, c := range code {
+		if b[i] = byte(c); c == operand {
+			b[i] = 0x42
 		}
 	}
-	program := append(append(bytes.Repeat([]byte{0x90}, 100), code...), bytes.Repeat([]byte{0x90}, 100)...)
+	return b
+}
+
+func TestMendQEMU(t *testing.T) {
+	nops := bytes.Repeat([]byte{0x90}, 100)
+	inject, tpr, virq := instance(injectCode), instance(tprCode), instance(virqCode)
+	program := bytes.Join([][]byte{nops, inject, nops, tpr, nops, virq, nops}, nil)
 	mended, ok := mendQEMU(program)
-	if !ok || !bytes.Equal(mended[100:106], nop6) || !bytes.Equal(mended[106:], program[106:]) || !bytes.Equal(mended[:100], program[:100]) {
+	wantTPR := bytes.Join([][]byte{tpr[:8], virq, {0x48, 0x83, 0xc4, 0x08, 0x5b, 0x5d, 0xc3}}, nil)
+	want := bytes.Join([][]byte{nops, nop6, inject[6:], nops, wantTPR, nops, virq, nops}, nil)
+	if !ok || !bytes.Equal(mended, want) {
 		t.Errorf("%v, % x", ok, mended)
 	}
-	for name, bad := range map[string][]byte{"none": program[:110], "two": append(program, code...), "mended already": mended} {
+	for name, bad := range map[string][]byte{"none": program[:110], "two": append(program, inject...), "no CR8": program[:310], "mended already": mended} {
 		if _, ok := mendQEMU(append(bad, 0)); ok {
 			t.Errorf("%s: mended", name)
 		}

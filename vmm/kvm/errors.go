@@ -24,6 +24,8 @@ const (
 	// Emulating: KVM without virtualization extensions (kvm_pvm), whose
 	// instruction emulator cannot run an unmodified kernel.
 	Emulating
+	// NoSMM: it lacks System Management Mode, which Config asks for.
+	NoSMM
 	// Broken: it answers, but a guest does not run.
 	Broken
 )
@@ -35,11 +37,12 @@ var causeText = [...]string{
 	Busy:         "/dev/kvm is busy: another hypervisor on this host uses the CPU's virtualization extensions, so stop that one first",
 	WrongVersion: "/dev/kvm of this host's kernel is too old or not KVM: Linux 4.14 or later is needed",
 	Emulating:    "/dev/kvm of this host emulates instructions instead of using virtualization extensions (kvm_pvm), and cannot run an unmodified kernel",
+	NoSMM:        "/dev/kvm of this host has no System Management Mode, which the firmware needs: take firmware without that need, or the software CPU (--kvm=no)",
 	Broken:       "/dev/kvm does not run guests on this host",
 }
 
 // UnusableError is returned by [New] and [Probe] when this host's KVM cannot
-// run a stock kernel, whatever the machine's configuration.
+// run a stock kernel, whatever the machine's configuration but for SMM.
 type UnusableError struct {
 	Cause Cause
 	Err   error // what the kernel said, or nil

@@ -20,12 +20,12 @@ func (c *VCPU) port() bool {
 	if off := e.dataOffset; size != 1 && size != 2 && size != 4 || off > uint64(len(c.shared)) || n > uint64(len(c.shared))-off {
 		return false
 	}
-	data := c.shared[e.dataOffset : e.dataOffset+n]
+	io, data := c.target(), c.shared[e.dataOffset:e.dataOffset+n]
 	for ; len(data) > 0; data = data[size:] {
 		if e.direction == KVM_EXIT_IO_OUT {
-			c.io.PortOut(e.port, size, uint32(load(data, size)))
+			io.PortOut(e.port, size, uint32(load(data, size)))
 		} else {
-			store(data, size, uint64(c.io.PortIn(e.port, size)))
+			store(data, size, uint64(io.PortIn(e.port, size)))
 		}
 	}
 	return true
@@ -35,16 +35,16 @@ func (c *VCPU) port() bool {
 // be any number up to 8; 3, 5, 6 and 7 are split into aligned pieces.
 func (c *VCPU) mmio() {
 	e := c.run.mmio()
-	addr, data := e.physAddr, e.data[:min(e.len, 8)]
+	io, addr, data := c.target(), e.physAddr, e.data[:min(e.len, 8)]
 	for len(data) > 0 {
 		size := len(data)
 		if size&(size-1) != 0 {
 			size = 1 << min(bits.Len(uint(size))-1, bits.TrailingZeros64(addr))
 		}
 		if e.isWrite != 0 {
-			c.io.MMIOWrite(addr, size, load(data, size))
+			io.MMIOWrite(addr, size, load(data, size))
 		} else {
-			store(data, size, c.io.MMIORead(addr, size))
+			store(data, size, io.MMIORead(addr, size))
 		}
 		addr, data = addr+uint64(size), data[size:]
 	}

@@ -44,6 +44,7 @@ const (
 	KVM_SET_GUEST_DEBUG = 0x4048ae9b
 	KVM_GET_TSC_KHZ     = 0xaea3
 	KVM_KVMCLOCK_CTRL   = 0xaead
+	KVM_SMI             = 0xaeb7
 	KVM_SET_DEVICE_ATTR = 0x4018aee1
 	KVM_GET_DEVICE_ATTR = 0x4018aee2
 	KVM_GET_STATS_FD    = 0xaece
@@ -63,6 +64,8 @@ const (
 	KVM_CAP_TSC_DEADLINE_TIMER   = 72
 	KVM_CAP_SIGNAL_MSI           = 77
 	KVM_CAP_READONLY_MEM         = 81
+	KVM_CAP_X86_SMM              = 117
+	KVM_CAP_MULTI_ADDRESS_SPACE  = 118
 	KVM_CAP_SPLIT_IRQCHIP        = 121
 	KVM_CAP_IOEVENTFD_ANY_LENGTH = 122
 	KVM_CAP_IMMEDIATE_EXIT       = 136
@@ -105,6 +108,7 @@ const (
 // Flags and kinds of the structures below.
 const (
 	KVM_MEM_READONLY                = 1 << 1
+	KVM_RUN_X86_SMM                 = 1 << 0 // in kvm_run.flags
 	KVM_PIT_SPEAKER_DUMMY           = 1 << 0
 	KVM_IRQFD_FLAG_DEASSIGN         = 1 << 0
 	KVM_IOEVENTFD_FLAG_DEASSIGN     = 1 << 2

@@ -31,6 +31,8 @@ type VCPU struct {
 
 	// tid is the thread inside Run, or 0.
 	tid atomic.Int32
+	// smi is a system management interrupt that KVM does not know of yet.
+	smi atomic.Bool
 
 	// mu keeps shared mapped while a kick is under way, and guards stats.
 	mu     sync.Mutex
@@ -85,6 +87,11 @@ func (c *VCPU) Run() (vcpu.Exit, error) {
 // loop runs the guest and serves its accesses. It allocates nothing.
 func (c *VCPU) loop() (vcpu.Exit, error) {
 	for {
+		if c.smi.Load() {
+			if err := c.takeSMI(); err != nil {
+				return vcpu.Exit{}, err
+			}
+		}
 		if errno := ioctlRun(c.fd); errno != 0 {
 			// EAGAIN: the CPU has just been started by another one (SIPI).
 			if errno != unix.EINTR && errno != unix.EAGAIN {

@@ -40,6 +40,9 @@ type Config struct {
 	// PhysBits, if not 0, is the largest width of physical addresses that
 	// CPUID tells.
 	PhysBits int
+	// SMM, if not nil, gives the CPUs System Management Mode, in which it takes
+	// their accesses. Its lack is an *UnusableError.
+	SMM vcpu.IO
 	// AllowEmulated skips the check that the CPUs run 64-bit code natively.
 	AllowEmulated bool
 }
@@ -50,6 +53,7 @@ type VM struct {
 	pid  int
 	mem  *mem.Memory
 	io   vcpu.IO
+	smm  vcpu.IO // nil: no System Management Mode
 	cpus []*VCPU
 
 	topology vcpu.Topology
@@ -66,6 +70,10 @@ type VM struct {
 	pins      map[uint32]*pin
 	msis      map[*msi]struct{}
 	doorbells map[*doorbell]struct{}
+
+	// slotMu guards hidden, and is held while SMRAM comes and goes.
+	slotMu sync.Mutex
+	hidden bool // SMRAM is for CPUs in System Management Mode
 
 	// routeMu guards the routing table; it may be taken under a wire's lock.
 	routeMu sync.Mutex
@@ -119,7 +127,7 @@ func New(cfg Config) (*VM, error) {
 		dev = f
 	}
 	vm := &VM{
-		fd: -1, pid: unix.Getpid(), mem: cfg.Memory, io: cfg.IO, pit: !cfg.NoPIT, topology: topology,
+		fd: -1, pid: unix.Getpid(), mem: cfg.Memory, io: cfg.IO, smm: cfg.SMM, pit: !cfg.NoPIT, topology: topology,
 		reset: cfg.Firmware, physBits: cfg.PhysBits,
 		pins: map[uint32]*pin{}, msis: map[*msi]struct{}{}, doorbells: map[*doorbell]struct{}{}, routes: map[uint32]kvmMSI{}, usedGSI: map[uint32]bool{},
 	}
@@ -180,6 +188,11 @@ func (vm *VM) create(dev, cpus int) error {
 			return errTooOld(n.name)
 		}
 	}
+	if vm.smm != nil {
+		if err := checkSMM(dev); err != nil {
+			return err
+		}
+	}
 	if most, err := ioctl(dev, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS); err == nil && most != 0 && cpus > most {
 		return fmt.Errorf("%d CPUs: KVM on this host allows %d", cpus, most)
 	}
@@ -207,20 +220,24 @@ func (vm *VM) hasWindow() bool {
 	return slices.ContainsFunc(vm.mem.Regions(), func(r *mem.Region) bool { return r.Kind == mem.Window })
 }
 
-// addMemory makes a slot of every region.
+// addMemory makes a slot of every region, in each address space.
 func (vm *VM) addMemory() error {
 	for i, r := range vm.mem.Regions() {
-		if err := vm.setSlot(i, r, true); err != nil {
+		err := vm.setSlot(spaceNormal, i, r, true)
+		if err == nil && vm.smm != nil {
+			err = vm.setSlot(spaceSMM, i, r, true)
+		}
+		if err != nil {
 			return fmt.Errorf("give guest memory %s at %#x-%#x to KVM: %w", r.Name, r.Base, r.End(), err)
 		}
 	}
 	return nil
 }
 
-// setSlot gives a region to the guest, or takes it away.
-func (vm *VM) setSlot(i int, r *mem.Region, on bool) error {
+// setSlot gives a region to the guest in an address space, or takes it away.
+func (vm *VM) setSlot(space uint32, i int, r *mem.Region, on bool) error {
 	slot := kvmUserspaceMemoryRegion{
-		slot:          uint32(i),
+		slot:          space<<spaceShift | uint32(i),
 		guestPhysAddr: uint64(r.Base),
 		memorySize:    r.Size(),
 		userspaceAddr: uint64(r.HostAddr()),
@@ -236,14 +253,19 @@ func (vm *VM) setSlot(i int, r *mem.Region, on bool) error {
 }
 
 // ShowFlash lets the guest read a mem.Flash region directly, as at first, or
-// makes every access to it leave the CPU. It may be called on a CPU's thread
-// while others run.
+// makes every access to it leave the CPU. With System Management Mode this is for CPUs
+// in it; the others go on reading. It may be called on a CPU's thread while
+// others run.
 func (vm *VM) ShowFlash(r *mem.Region, on bool) error {
 	i := slices.Index(vm.mem.Regions(), r)
 	if i < 0 || r.Kind != mem.Flash {
 		return fmt.Errorf("guest memory %s is no flash", r.Name)
 	}
-	if err := vm.setSlot(i, r, on); err != nil {
+	space := uint32(spaceNormal)
+	if vm.smm != nil {
+		space = spaceSMM
+	}
+	if err := vm.setSlot(space, i, r, on); err != nil {
 		return fmt.Errorf("show guest memory %s (%v): %w", r.Name, on, err)
 	}
 	return nil
