@@ -93,6 +93,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("%d MiB of RAM are more than this host's memory and swap (%d MiB): give the machine less (--ram=)", c.RAM>>20, hostMemory()>>20)
 	case c.Transport == TransportMMIO && c.Firmware != nil:
 		return errors.New("firmware needs PCI: give --virtio-transport=pci, or --firmware=none")
+	case c.Firmware != nil && c.Firmware.BIOS && c.Boot.Kernel != "":
+		return errors.New("a BIOS starts the boot loader of a disk, not a kernel of the host: give --firmware=uefi, or none")
 	case c.Deterministic && c.CPUs != 1:
 		return errors.New("a deterministic machine has one CPU")
 	case c.Deterministic && c.Accel == AccelKVM:

@@ -115,6 +115,13 @@ type Firmware struct {
 	// SMM says that the firmware needs System Management Mode, from which
 	// alone the flash can then be written.
 	SMM bool
+	// BIOS says that Code is a PC BIOS (SeaBIOS), which begins in real mode below
+	// 1 MiB, boots disks by their first sector, and takes no kernel.
+	BIOS bool
+	// AnyOrder lets firmware boot from whatever it finds: disks, shares with a
+	// boot loader, networks. Otherwise it tries Disks and then NICs, in their
+	// order, and nothing else.
+	AnyOrder bool
 	// Items are further files of the firmware configuration device: "opt/" names.
 	Items []FirmwareItem
 	// Log gets what the firmware writes to the debug port 0x402; nil discards it.

@@ -3,10 +3,13 @@ package vmm
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gvmspawn/gvmspawn/boot/initrd"
 	"github.com/gvmspawn/gvmspawn/boot/linux"
+	"github.com/gvmspawn/gvmspawn/devices/fwcfg"
 	"github.com/gvmspawn/gvmspawn/firmware/smbios"
 )
 
@@ -31,10 +34,40 @@ func (m *Machine) oemStrings() []string {
 	if m.handOver != nil {
 		return out
 	}
-	for _, c := range m.cfg.Credentials {
-		out = append(out, credentialBinary+c.ID+"="+base64.StdEncoding.EncodeToString(c.Data))
+	for i, c := range m.cfg.Credentials {
+		if !slices.Contains(m.inFWCfg, i) {
+			out = append(out, credentialBinary+c.ID+"="+base64.StdEncoding.EncodeToString(c.Data))
+		}
 	}
 	return out
+}
+
+// credentialDirectory is where systemd finds credentials among the files of the
+// firmware configuration device (systemd.system-credentials(7)).
+const credentialDirectory = "opt/io.systemd.credentials/"
+
+// shareCredentials moves the largest credentials to the firmware configuration
+// device until the others fit into the SMBIOS table that Linux can read. Only those with
+// short names can go there. It returns the table.
+func (m *Machine) shareCredentials() ([]byte, error) {
+	for {
+		table, err := smbios.Table(m.smbios())
+		if err != nil || len(table) <= smbios.LinuxTableMax {
+			return table, err
+		}
+		largest := -1
+		for i, c := range m.cfg.Credentials {
+			movable := len(credentialDirectory)+len(c.ID) <= fwcfg.MaxName && !slices.Contains(m.inFWCfg, i)
+			if movable && (largest < 0 || len(c.Data) > len(m.cfg.Credentials[largest].Data)) {
+				largest = i
+			}
+		}
+		if largest < 0 {
+			return nil, fmt.Errorf("the SMBIOS strings need %d KiB, but Linux reads no more than %d KiB: give fewer or shorter ones, or credentials with names of at most %d bytes",
+				len(table)>>10, smbios.LinuxTableMax>>10, fwcfg.MaxName-len(credentialDirectory))
+		}
+		m.inFWCfg = append(m.inFWCfg, largest)
+	}
 }
 
 // chooseCredentials sees whether Linux can read the credentials from SMBIOS.

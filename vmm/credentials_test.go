@@ -2,9 +2,11 @@ package vmm
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/gvmspawn/gvmspawn/devices/fwcfg"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
 
@@ -34,6 +36,22 @@ func TestChooseCredentials(t *testing.T) {
 	}
 	if got != "big=xxxx s=mine t=text b=\x00\x01 " || len(m.oemStrings()) != len(strs) {
 		t.Errorf("%q %q", got, m.oemStrings())
+	}
+}
+
+// TestShareCredentials: with firmware the largest go to its configuration device, and
+// what cannot go there is one sentence.
+func TestShareCredentials(t *testing.T) {
+	data := func(n int) []byte { return bytes.Repeat([]byte("x"), n<<10) }
+	long := strings.Repeat("n", fwcfg.MaxName-len(credentialDirectory)+1)
+	m := &Machine{mem: mem.New(), cfg: Config{Credentials: []Credential{{"a", data(1)}, {"b", data(150)}, {"c", data(100)}, {long, data(90)}}}}
+	table, err := m.shareCredentials()
+	if err != nil || !slices.Equal(m.inFWCfg, []int{1}) || len(m.oemStrings()) != 3 || bytes.Count(table, []byte("io.systemd.credential")) != 3 {
+		t.Errorf("%v, moved %v of %d bytes", err, m.inFWCfg, len(table))
+	}
+	m = &Machine{mem: mem.New(), cfg: Config{Credentials: []Credential{{"a", data(1)}, {long, data(200)}}}}
+	if _, err := m.shareCredentials(); err == nil || !strings.Contains(err.Error(), "names of at most 28 bytes") || strings.Contains(err.Error(), "\n") {
+		t.Error(err)
 	}
 }
 

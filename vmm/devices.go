@@ -57,16 +57,21 @@ func (m *Machine) plugAt(host *pci.Host, name string, dev virtio.Device, windows
 		err := m.plugMMIO(name, dev, windows...)
 		return m.mmioPlace(), err
 	}
+	a, err := m.plugPCI(host, name, dev, windows...)
+	return pciPlace(a), err
+}
+
+// plugPCI is plug in a machine with PCI; it returns the device's address.
+func (m *Machine) plugPCI(host *pci.Host, name string, dev virtio.Device, windows ...*mem.Region) (pci.Address, error) {
 	f, err := m.virtioPCI(name, dev, windows...)
 	if err != nil {
-		return "", err
+		return pci.Address{}, err
 	}
 	if m.cfg.Deterministic {
 		f.Core().SetPatience(deterministicPatience)
 	}
 	m.onClose(func() error { f.Close(); return nil })
-	a, err := host.Add(f.Function)
-	return pciPlace(a), err
+	return host.Add(f.Function)
 }
 
 // pciPlace is where Linux has a PCI function, below /sys/devices.

@@ -41,7 +41,7 @@ func (m *Machine) addDisks(host *pci.Host) error {
 		if err != nil {
 			return err
 		}
-		m.bootDisks = append(m.bootDisks, a)
+		m.bootFrom(bootPaths[d.Bus], a)
 		m.diskPlaces[d.ID] = pciPlace(a)
 		if d.Removable && a.Function == 0 {
 			m.disks.slots |= 1 << a.Slot
@@ -80,7 +80,8 @@ func (m *Machine) newDisk(d *Disk) (*pci.Function, func() error, error) {
 			break
 		}
 		var dev *nvme.Controller
-		c := nvme.Config{Drive: drive, Queues: queues, Serial: d.Serial, ID: [16]byte(id[:]), InOrder: m.cfg.Deterministic}
+		// OVMF makes two queues and gives up when there is one.
+		c := nvme.Config{Drive: drive, Queues: max(queues, 2), Serial: d.Serial, ID: [16]byte(id[:]), InOrder: m.cfg.Deterministic}
 		if dev, err = nvme.New("nvme "+d.Path, c, m.mem, m.vm); err == nil {
 			f, closeDisk = dev.Function, dev.Close
 		}

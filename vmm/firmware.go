@@ -38,6 +38,12 @@ func (m *Machine) addFlash() error {
 		return err
 	}
 	copy(rom.Bytes(), code)
+	if f.BIOS {
+		low := code[max(0, len(code)-layout.BIOSSize):]
+		if err := m.mem.WriteAt(low, mem.GPA(layout.BIOSEnd-len(low))); err != nil {
+			return err
+		}
+	}
 	if f.Vars == "" {
 		return nil
 	}
@@ -142,7 +148,11 @@ func (m *Machine) addSouthBridge(host *pci.Host) error {
 	if err := m.bus.Port.Map("power management", layout.PortICH9PM, power.ICH9Size, pm); err != nil {
 		return err
 	}
-	m.raiseSMIs(f, pm, apm)
+	if m.smm() {
+		m.raiseSMIs(f, pm, apm)
+	} else {
+		pm.EnableAPM()
+	}
 	if err := host.AddAt(f, pci.Address{Slot: lpcSlot}); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package vmm
 import (
 	"bytes"
 	"context"
-	"debug/pe"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,7 +38,7 @@ func buildInitrd(t testing.TB, k guesttest.Kernel, device, cmdline string) strin
 	root := initrd.Root{Source: device, Device: true, Types: []string{"ext4"}, Drivers: diskDrivers[DiskVirtioBlk].modules}
 	image, err := initrd.Build(initrd.Config{
 		Release: img.Release(), Kernel: k.Path, Places: []initrd.Place{{Root: k.Dir}},
-		Modules: initrd.Wanted(root, "efivarfs"), Root: root, CommandLine: cmdline,
+		Modules: initrd.Wanted(root, "efivarfs", "qemu_fw_cfg"), Root: root, CommandLine: cmdline,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -55,35 +54,15 @@ func buildInitrd(t testing.TB, k guesttest.Kernel, device, cmdline string) strin
 	return path
 }
 
-// buildUKI makes a unified kernel image of systemd's stub: UAPI.5. The sections
-// lie one behind the other from 2 MiB above the stub's base on.
+// buildUKI makes a unified kernel image.
 func buildUKI(t testing.TB, kernel, initrd, cmdline string) string {
 	t.Helper()
-	stub := filepath.Join(guesttest.Asset(t, "systemd-boot"), "usr/lib/systemd/boot/efi/linuxx64.efi.stub")
-	dir := t.TempDir()
-	text := filepath.Join(dir, "cmdline")
+	text := filepath.Join(t.TempDir(), "cmdline")
 	if err := os.WriteFile(text, []byte(cmdline), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	uki := filepath.Join(dir, "uki.efi")
-	f, err := pe.Open(stub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	at := int64(f.OptionalHeader.(*pe.OptionalHeader64).ImageBase) + 2<<20
-	var args []string
-	for _, s := range []struct{ name, file string }{{".cmdline", text}, {".linux", kernel}, {".initrd", initrd}} {
-		st, err := os.Stat(s.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		args = append(args, "--add-section", s.name+"="+s.file, "--change-section-vma", fmt.Sprintf("%s=%#x", s.name, at),
-			"--set-section-flags", s.name+"=data,readonly")
-		at += (st.Size() + 1<<16) &^ (1<<16 - 1)
-	}
-	command(t, "", "objcopy", append(args, stub, uki)...)
-	return uki
+	return guesttest.UKI(t, guesttest.UKISection{Name: ".cmdline", File: text}, guesttest.UKISection{Name: ".linux", File: kernel},
+		guesttest.UKISection{Name: ".initrd", File: initrd})
 }
 
 // buildDisk makes a GPT image: an EFI system partition with the program that
@@ -222,7 +201,8 @@ func TestLongFirmwareKernel(t *testing.T) {
 }
 
 // TestLongFirmwareDebian: an image of Debian boots through firmware to its
-// systemd, which gets a credential, and the power button ends it.
+// systemd, which gets credentials of more than SMBIOS can carry, and the power
+// button ends it.
 func TestLongFirmwareDebian(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("set GVMSPAWN_LONG=1")
@@ -233,21 +213,78 @@ func TestLongFirmwareDebian(t *testing.T) {
 	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
 	code, vars := ovmf(t)
 	var m *Machine
-	big := strings.Repeat("x", 190<<10)
+	big := strings.Repeat("x", 400<<10)
 	end := converseWith(context.Background(), t, &m, Config{
 		Name: "debian", CPUs: 2, RAM: 1 << 30, Accel: AccelSoft,
-		OEMStrings: []string{"io.systemd.credential:greeting=hello", "io.systemd.credential:big=" + big},
-		Firmware:   &Firmware{Code: code, Vars: vars},
-		Disks:      []Disk{{Path: buildDisk(t, uki, tree, 700), Format: FormatRaw}},
+		OEMStrings:  []string{"io.systemd.credential:greeting=hello"},
+		Credentials: []Credential{{"small", []byte("well")}, {"big", []byte(big)}},
+		Firmware:    &Firmware{Code: code, Vars: vars},
+		Disks:       []Disk{{Path: buildDisk(t, uki, tree, 700), Format: FormatRaw}},
 	}, 10*time.Minute,
 		step{text: "login: ", answer: "root\r"},
 		step{text: "# ", answer: "systemctl is-system-running --wait; echo S=$?\r"},
-		step{text: "S=", answer: "systemd-creds --system cat greeting; systemd-creds --system cat big | wc -c\r"},
-		step{text: "hello"},
+		step{text: "S=", answer: "systemd-creds --system cat greeting small; systemd-creds --system cat big | wc -c\r"},
+		step{text: "hello"}, step{text: "well"},
 		step{text: fmt.Sprint(len(big))},
 		step{text: "# ", do: func() { go m.PowerButton() }}, //nolint:errcheck // the end tells
 	)
 	if end != EndPowerOff {
+		t.Errorf("end %d instead of a power-off", end)
+	}
+}
+
+// biosDisk makes an image with an MBR, and a FAT partition with SYSLINUX, a
+// kernel and smallInitrd.
+func biosDisk(t testing.TB) string {
+	t.Helper()
+	syslinux := guesttest.Asset(t, "syslinux")
+	dir := t.TempDir()
+	disk, part, config := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "part"), filepath.Join(dir, "syslinux.cfg")
+	const partMiB = 48
+	for path, size := range map[string]int64{disk: partMiB + 2, part: partMiB} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, size<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const text = "DEFAULT linux\nLABEL linux\n LINUX /vmlinuz\n INITRD /initrd\n APPEND console=ttyS0 quiet panic=-1 by.bios\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "", "mformat", "-i", part, "-h", "16", "-s", "63", "-H", "2048", "::")
+	for from, to := range map[string]string{guesttest.KernelAsset(t, "kernel-trixie").Path: "vmlinuz", smallInitrd(t): "initrd", config: "syslinux.cfg"} {
+		command(t, "", "mcopy", "-i", part, from, "::/"+to)
+	}
+	command(t, "", filepath.Join(syslinux, "usr/bin/syslinux"), "--install", part)
+	command(t, "", "dd", "if="+filepath.Join(syslinux, "usr/lib/syslinux/mbr/mbr.bin"), "of="+disk, "conv=notrunc", "status=none")
+	command(t, fmt.Sprintf("label: dos\nstart=1MiB, size=%dMiB, type=c, bootable\n", partMiB), "sfdisk", "-q", "--wipe", "never", disk)
+	command(t, "", "dd", "if="+part, "of="+disk, "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
+	return disk
+}
+
+// seaBIOS is the image of Debian's package seabios, which QEMU brings.
+func seaBIOS(t testing.TB) string {
+	t.Helper()
+	const path = "/usr/share/seabios/bios-256k.bin"
+	if _, err := os.Stat(path); err != nil {
+		guesttest.Skip(t, "SeaBIOS is not installed: %v", err)
+	}
+	return path
+}
+
+// TestBootBIOS: SeaBIOS starts an image's boot sector, and from there on SYSLINUX
+// and Linux by its 16-bit entry, with several CPUs, ACPI and SMBIOS.
+func TestBootBIOS(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a machine on the software CPU")
+	}
+	cfg := Config{
+		Name: "bios", CPUs: 2, RAM: 512 << 20, Accel: AccelSoft, Firmware: &Firmware{Code: seaBIOS(t), BIOS: true},
+		Disks: []Disk{{Path: biosDisk(t), Format: FormatRaw}},
+	}
+	if end := converse(t.Context(), t, cfg, 3*time.Minute, step{text: "SYSLINUX 6"}, step{text: "BOOTED"}, step{text: "by.bios"}); end != EndPowerOff {
 		t.Errorf("end %d instead of a power-off", end)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/gvmspawn/gvmspawn/boot/linux"
 	"github.com/gvmspawn/gvmspawn/devices/fwcfg"
@@ -30,8 +31,12 @@ func (m *Machine) fillFWCfg(d *fwcfg.Device) error {
 		m.addTables(d),
 		m.offerSMIFeatures(d),
 		m.addSMBIOS(d))
-	if order := m.bootOrder(); order != "" {
-		err = errors.Join(err, d.AddFile("bootorder", append([]byte(order), 0)))
+	if len(m.bootOrder) > 0 && !m.cfg.Firmware.AnyOrder {
+		err = errors.Join(err, d.AddFile("bootorder", []byte(strings.Join(m.bootOrder, "\n")+"\x00")))
+	}
+	if m.cfg.Firmware.BIOS {
+		// There is no screen: the BIOS's services write to the serial port.
+		err = errors.Join(err, d.AddFile("etc/sercon-port", binary.LittleEndian.AppendUint64(nil, layout.PortCOM1)))
 	}
 	if end := m.memoryEnd(); end != m.mem.RAMEnd() {
 		// Memory that may be plugged: firmware puts PCI above it.
@@ -64,15 +69,15 @@ func (m *Machine) e820() []byte {
 
 // addSMBIOS hands over the tables, whose place firmware chooses.
 func (m *Machine) addSMBIOS(d *fwcfg.Device) error {
-	table, err := smbios.Table(m.smbios())
+	table, err := m.shareCredentials()
 	if err != nil {
 		return err
 	}
-	if len(table) > smbios.LinuxTableMax {
-		return fmt.Errorf("the SMBIOS strings need %d KiB, but Linux reads no more than %d KiB, with firmware, too: give fewer or shorter ones",
-			len(table)>>10, smbios.LinuxTableMax>>10)
+	for _, i := range m.inFWCfg {
+		c := &m.cfg.Credentials[i]
+		err = errors.Join(err, d.AddFile(credentialDirectory+c.ID, c.Data))
 	}
-	return errors.Join(
+	return errors.Join(err,
 		d.AddFile("etc/smbios/smbios-anchor", smbios.EntryPoint(0, uint32(len(table)))),
 		d.AddFile("etc/smbios/smbios-tables", table))
 }
@@ -146,14 +151,23 @@ func holdsAny(w acpi.Window, list []pci.Window) bool {
 	return false
 }
 
-// bootOrder lists the devices to boot from, as Open Firmware paths: disks, then
-// the network.
-func (m *Machine) bootOrder() string {
-	order := ""
-	for _, a := range m.bootDisks {
-		order += fmt.Sprintf("/pci@i0cf8/scsi@%s/disk@0,0\n", unitAddress(a))
-	}
-	return order
+// bootPaths are the Open Firmware paths of disks by their bus, as OVMF knows them
+// (OvmfPkg/Library/QemuBootOrderLib). That of an NVMe disk names the IDs of QEMU's
+// controller, whatever the controller's are.
+var bootPaths = map[DiskBus]string{
+	DiskVirtioBlk:  "/pci@i0cf8/scsi@%s/disk@0,0",
+	DiskVirtioSCSI: "/pci@i0cf8/scsi@%s/channel@0/disk@0,0",
+	DiskCDROM:      "/pci@i0cf8/scsi@%s/channel@0/disk@0,0",
+	DiskNVMe:       "/pci@i0cf8/pci8086,5845@%s/namespace@1,0",
+}
+
+// bootPathNIC is that of a network interface.
+const bootPathNIC = "/pci@i0cf8/ethernet@%s/ethernet-phy@0"
+
+// bootFrom adds a device to those that firmware tries to boot from: disks, then
+// the network, in their order.
+func (m *Machine) bootFrom(path string, a pci.Address) {
+	m.bootOrder = append(m.bootOrder, fmt.Sprintf(path, unitAddress(a)))
 }
 
 // unitAddress is a PCI function's address in an Open Firmware path.
@@ -176,17 +190,35 @@ func (m *Machine) giveKernel(d *fwcfg.Device) error {
 	if err != nil || !st.Mode().IsRegular() {
 		return fmt.Errorf("the kernel %s is not a regular file", b.Kernel)
 	}
-	setup := setupSize(f, st.Size())
-	d.AddInt(fwcfg.SetupSize, 4, uint64(setup))
-	d.AddSource(fwcfg.SetupData, newFileSource(f, 0, setup))
-	d.AddInt(fwcfg.KernelSize, 4, uint64(st.Size()-setup))
-	d.AddSource(fwcfg.KernelData, newFileSource(f, setup, st.Size()-setup))
+	setup := make([]byte, setupSize(f, st.Size()))
+	if _, err := f.ReadAt(setup, 0); err != nil {
+		return fmt.Errorf("cannot read the kernel %s: %w", b.Kernel, err)
+	}
+	if len(setup) > typeOfLoader {
+		// Without one Linux ignores the initrd. This changes what a signature is of, so the
+		// kernel is there as it is, too, where OVMF since 2025 looks first, as with QEMU 10.
+		setup[typeOfLoader] = undefinedLoader
+	}
+	if err := d.AddFileSource("etc/boot/kernel", newFileSource(f, 0, st.Size())); err != nil {
+		return err
+	}
+	d.AddInt(fwcfg.SetupSize, 4, uint64(len(setup)))
+	d.Add(fwcfg.SetupData, setup)
+	d.AddInt(fwcfg.KernelSize, 4, uint64(st.Size()-int64(len(setup))))
+	d.AddSource(fwcfg.KernelData, newFileSource(f, int64(len(setup)), st.Size()-int64(len(setup))))
 	if b.CommandLine != "" {
 		d.AddInt(fwcfg.CommandSize, 4, uint64(len(b.CommandLine)+1))
 		d.Add(fwcfg.CommandLine, append([]byte(b.CommandLine), 0))
 	}
 	return m.giveInitrds(d, f, st.Size())
 }
+
+// typeOfLoader is the offset of type_of_loader in the setup header, and
+// undefinedLoader a loader without a number (Linux, Documentation/arch/x86/boot.rst).
+const (
+	typeOfLoader    = 0x210
+	undefinedLoader = 0xff
+)
 
 // setupSize is the size of a bzImage's real-mode part, which firmware wants by
 // itself (Linux, Documentation/arch/x86/boot.rst); 0 for other files.

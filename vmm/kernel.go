@@ -161,6 +161,9 @@ func (m *Machine) drivers() []string {
 	if m.slots != nil {
 		drivers = append(drivers, "virtio_mem")
 	}
+	if len(m.inFWCfg) > 0 {
+		drivers = append(drivers, "qemu_fw_cfg")
+	}
 	if len(m.cfg.Shares) > 0 {
 		drivers = append(drivers, "virtiofs")
 	}

@@ -61,8 +61,8 @@ type Machine struct {
 	mmio    []*virtiommio.Device // of a machine without PCI
 	flash   flash                // of a machine with firmware
 	smmIO   smmIO                // what CPUs in System Management Mode reach
-	// bootDisks are the disks' places on the bus, in order.
-	bootDisks []pci.Address
+	// bootOrder are the Open Firmware paths of what firmware boots from.
+	bootOrder []string
 	// diskPlaces are the disks' places in the guest's sysfs, by Disk.ID.
 	diskPlaces map[string]string
 	vm         vcpu.VM
@@ -70,6 +70,7 @@ type Machine struct {
 	runner     *runner
 	// handOver are the credentials that the initrd hands over, nil for none.
 	handOver []initrd.Credential
+	inFWCfg  []int // numbers of credentials that the firmware configuration device has
 
 	hostClock *bus.HostClock
 	tap       consoleTap

@@ -33,7 +33,15 @@ func (m *Machine) addNICs(host *pci.Host) error {
 			return err
 		}
 		m.nics = append(m.nics, dev)
-		if err := m.plug(host, fmt.Sprintf("virtio-net %d", i), dev); err != nil {
+		name := fmt.Sprintf("virtio-net %d", i)
+		if host == nil {
+			err = m.plugMMIO(name, dev)
+		} else {
+			var a pci.Address
+			a, err = m.plugPCI(host, name, dev)
+			m.bootFrom(bootPathNIC, a)
+		}
+		if err != nil {
 			return err
 		}
 	}

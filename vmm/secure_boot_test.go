@@ -28,6 +28,15 @@ func TestLongSecureBoot(t *testing.T) {
 		step{text: `"EFI Internal Shell"`}, step{text: ": Security Violation"},
 		step{text: "No bootable option or device was found", do: cancel})
 
+	// A kernel given by fw_cfg is the firmware's to judge: this build starts it by the
+	// old boot protocol, as with QEMU, and Linux knows that Secure Boot is on.
+	k := guesttest.KernelAsset(t, "kernel-trixie")
+	given := cfg
+	given.Disks = nil
+	given.Firmware = secureOVMF(t, "OVMF_VARS_4M.ms.fd")
+	given.Boot = Boot{Kernel: k.Path, Initrds: []string{smallInitrd(t)}, CommandLine: "console=ttyS0 panic=-1"}
+	converse(t.Context(), t, given, 6*time.Minute, step{text: "secureboot: Secure boot enabled"}, step{text: "BOOTED 64"})
+
 	shim := filepath.Join(guesttest.Asset(t, "shim-signed"), "usr/lib/shim/shimx64.efi.signed")
 	grub := filepath.Join(guesttest.Asset(t, "grub-signed"), "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
 	disk := buildDisk(t, shim, t.TempDir(), 8)

@@ -35,7 +35,9 @@ var docs = map[string]string{
 	"firmware": `With auto, the default, kernels are booted directly, and firmware starts only disk images in which no kernel was found, or where another option asks
 		for it. With uefi, firmware is chosen by QEMU's descriptors in $XDG_CONFIG_HOME/qemu/firmware, /etc/qemu/firmware and /usr/share/qemu/firmware. A path, absolute or
 		beginning with "./", is a descriptor, or an image named *.fd or *.bin. The kernel, if one is given or found in the directory, is then started by the firmware; it must have an
-		EFI stub. Firmware that needs System Management Mode, as that with Secure Boot does, is taken if nothing else fits, and then not with KVM. With list the descriptors of this host are listed, with describe that which would be used is printed.`,
+		EFI stub. A directory without a kernel is started by its own EFI/BOOT/BOOTX64.EFI. Firmware that needs System Management Mode, as that with Secure Boot does, is taken if
+		nothing else fits; where the host's KVM has none, it runs on the software CPU. With bios, SeaBIOS of /usr/share/seabios or /usr/share/qemu starts a disk image by its boot sector.
+		With list the descriptors of this host are listed, with describe that which would be used is printed.`,
 	"firmware-features": `Later lists add to earlier ones; an empty one forgets them, and the default, ~enrolled-keys, too.`,
 	"efi-nvram-state": `The default, auto, is a file beside the image with the suffix ".efinvramstate", which is made from the firmware's template. It is off for ephemeral machines:
 		then variables are forgotten at the end. "gvmspawn firmware vars" shows what is in such a file.`,

@@ -33,7 +33,7 @@ func (s *settings) setFirmware(v string) error {
 	case "":
 		s.firmware = firmwareAuto
 		return nil
-	case firmwareAuto, firmwareNone, firmwareUEFI:
+	case firmwareAuto, firmwareNone, firmwareUEFI, firmwareBIOS:
 		s.firmware = v
 		return nil
 	case firmwareList:
@@ -42,8 +42,6 @@ func (s *settings) setFirmware(v string) error {
 	case firmwareDescribe:
 		s.describe = true // of what later options ask for, too
 		return nil
-	case firmwareBIOS:
-		return errors.New("a BIOS is not supported, use uefi, or none to boot a kernel directly")
 	}
 	path, err := arg.ExplicitPath(v)
 	if err == nil {
@@ -78,9 +76,15 @@ func (s *settings) setVariables(v string) error {
 
 // wantsFirmware returns the option that cannot be had without firmware, or "".
 func (s *settings) wantsFirmware() string {
-	switch {
-	case s.firmware != firmwareAuto && s.firmware != firmwareNone:
+	if s.firmware != firmwareAuto && s.firmware != firmwareNone {
 		return "--firmware="
+	}
+	return s.wantsUEFI()
+}
+
+// wantsUEFI returns the option that only UEFI firmware knows, or "".
+func (s *settings) wantsUEFI() string {
+	switch {
 	case s.features.Required():
 		return "--secure-boot= or --firmware-features="
 	case s.template != "":
@@ -92,8 +96,8 @@ func (s *settings) wantsFirmware() string {
 }
 
 func (s *settings) checkFirmware() error {
-	if o := s.wantsFirmware(); o != "" && s.firmware == firmwareNone {
-		return fmt.Errorf("options --firmware=none and %s cannot be combined", o)
+	if o := s.wantsUEFI(); o != "" && (s.firmware == firmwareNone || s.firmware == firmwareBIOS) {
+		return fmt.Errorf("options --firmware=%s and %s cannot be combined", s.firmware, o)
 	}
 	if s.deterministic && s.wantsFirmware() != "" {
 		return errors.New("options --deterministic and --firmware= cannot be combined")
@@ -115,6 +119,9 @@ func (s *settings) chooseFirmware() (*firmware.Descriptor, error) {
 
 // addFirmware gives the machine its firmware and the variables of it.
 func (p *plan) addFirmware() error {
+	if p.s.firmware == firmwareBIOS {
+		return p.addBIOS()
+	}
 	d, err := p.s.chooseFirmware()
 	if err != nil {
 		return err
@@ -130,6 +137,27 @@ func (p *plan) addFirmware() error {
 	}
 	p.cfg.Firmware = &vmm.Firmware{Code: code, Vars: variables, SMM: d.RequiresSMM(), Log: &firmwareLog{log: p.cfg.Log}}
 	return nil
+}
+
+// biosPaths are where distributions have SeaBIOS's image for machines with 256 KiB
+// of it.
+var biosPaths = []string{"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"}
+
+// addBIOS gives the machine a BIOS, which keeps no variables.
+func (p *plan) addBIOS() error {
+	switch {
+	case p.image.Directory:
+		return errors.New("a BIOS cannot start a directory, only the boot loader of a disk image (--image=)")
+	case p.s.linux != "":
+		return errors.New("options --firmware=bios and --linux= cannot be combined, use --firmware=uefi, or none")
+	}
+	for _, path := range biosPaths {
+		if readable(path) == nil {
+			p.cfg.Firmware = &vmm.Firmware{Code: path, BIOS: true, Log: &firmwareLog{log: p.cfg.Log}}
+			return nil
+		}
+	}
+	return fmt.Errorf("no BIOS was found (%s): install SeaBIOS", strings.Join(biosPaths, ", "))
 }
 
 // firmwareCode is the path of the code as a raw image.
@@ -238,6 +266,7 @@ func (p *plan) firmwareKernel() error {
 	}
 	k, err := p.fromDirectory(bootentry.How{Whole: true})
 	if errors.Is(err, bootentry.ErrNone) {
+		p.cfg.Firmware.AnyOrder = true // the directory's own boot loader
 		return nil
 	}
 	if err == nil {
@@ -277,6 +306,9 @@ func stubStrings(line string) []string {
 
 // describeFirmware prints the descriptor that a machine would be started with.
 func (c *command) describeFirmware(s *settings) error {
+	if s.firmware == firmwareBIOS {
+		return errors.New("a BIOS has no descriptor")
+	}
 	d, err := s.chooseFirmware()
 	if err != nil {
 		return err

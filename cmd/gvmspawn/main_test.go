@@ -199,7 +199,10 @@ func TestBadInput(t *testing.T) {
 		{"--tpm-state=name", "absolute path or path starting with './' required"},
 		{"--deterministic --tpm=yes", "cannot be combined"},
 		// what does not exist yet says so
-		{"--firmware=bios", "a BIOS is not supported"},
+		{"-D tree --firmware=bios", "a BIOS cannot start a directory"},
+		{"-i disk --firmware=bios --linux=file", "options --firmware=bios and --linux= cannot be combined"},
+		{"-i disk --firmware=bios --secure-boot=yes", "options --firmware=bios and --secure-boot= or --firmware-features= cannot be combined"},
+		{"--firmware=bios --firmware=describe", "a BIOS has no descriptor"},
 		{"--firmware=name", "absolute path or path starting with './' required"},
 		{"--firmware=none --secure-boot=yes", "options --firmware=none and --secure-boot= or --firmware-features= cannot be combined"},
 		{"--firmware=none --efi-nvram-state=/x", "options --firmware=none and --efi-nvram-state= cannot be combined"},

@@ -174,7 +174,7 @@ func (s *settings) executionOptions() []getopt.Option {
 	return []getopt.Option{
 		{Long: "linux", Arg: "PATH", Files: "file", Help: "Kernel to boot: bzImage, vmlinux or unified kernel image", Set: value(&s.linux, arg.Path)},
 		{Long: "initrd", Arg: "PATH", Files: "file", Help: "Initial RAM disk; may be given several times", Set: list(&s.initrds, requiredPath)},
-		{Long: "firmware", Arg: "WORD|PATH", Values: []string{firmwareAuto, firmwareNone, firmwareUEFI, firmwareList, firmwareDescribe}, Files: "file", Help: "Firmware: uefi, none, auto, the path of a descriptor, or list or describe to show it", Set: s.setFirmware},
+		{Long: "firmware", Arg: "WORD|PATH", Values: []string{firmwareAuto, firmwareNone, firmwareUEFI, firmwareBIOS, firmwareList, firmwareDescribe}, Files: "file", Help: "Firmware: uefi, bios, none, auto, the path of a descriptor, or list or describe to show it", Set: s.setFirmware},
 		{Long: "firmware-features", Arg: "FEATURE,…", Help: "Features that the firmware must have, or with ~ must not have, or list to show them", Set: s.setFirmwareFeatures},
 		{Long: "secure-boot", Arg: "BOOL", Values: tristateWords, Help: "Whether the firmware must support Secure Boot", Set: func(v string) error { return s.features.SetSecureBoot(v) }},
 		{Long: "efi-nvram-template", Arg: "PATH", Files: "file", Help: "Initial EFI variables instead of the firmware's own", Set: value(&s.template, optionalPath)},

@@ -85,6 +85,9 @@ func (d *Device) AddFile(name string, content []byte) error {
 	return d.addFile(name, &item{source: bytes.NewReader(content)})
 }
 
+// AddFileSource is AddFile with content that is read when the guest does.
+func (d *Device) AddFileSource(name string, s Source) error { return d.addFile(name, &item{source: s}) }
+
 // AddBuilt makes a file of size bytes whose content build makes each time when
 // the guest begins to read it. What build returns is cut or padded with zeroes.
 func (d *Device) AddBuilt(name string, size int, build func() []byte) error {
@@ -126,8 +129,8 @@ func (d *Device) AddWritable(name string, size int, written func(off int64, p []
 // addFile gives a file the next free selector. The directory is sorted by name,
 // as QEMU's.
 func (d *Device) addFile(name string, it *item) error {
-	if name == "" || len(name) > maxName {
-		return fmt.Errorf("fw_cfg file %q: its name must have 1 to %d bytes", name, maxName)
+	if name == "" || len(name) > MaxName {
+		return fmt.Errorf("fw_cfg file %q: its name must have 1 to %d bytes", name, MaxName)
 	}
 	if it.source.Size() > 1<<32-1 {
 		return fmt.Errorf("fw_cfg file %s: %d MiB are too much, 4 GiB is the limit", name, it.source.Size()>>20)
@@ -153,7 +156,7 @@ func (d *Device) putDirectory() {
 		b = binary.BigEndian.AppendUint32(b, f.size)
 		b = binary.BigEndian.AppendUint16(b, f.selector)
 		b = append(b, 0, 0)
-		var name [maxName + 1]byte
+		var name [MaxName + 1]byte
 		copy(name[:], f.name)
 		b = append(b, name[:]...)
 	}

@@ -33,7 +33,8 @@ const (
 
 // Names and numbers of files.
 const (
-	maxName  = 55 // FW_CFG_MAX_FILE_PATH less the NUL
+	// MaxName is the longest name in bytes, FW_CFG_MAX_FILE_PATH less the NUL.
+	MaxName  = 55
 	maxFiles = 0x100
 )
 

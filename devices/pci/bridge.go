@@ -27,7 +27,7 @@ const (
 
 // newBridge makes the function at slot 0.
 func (h *Host) newBridge() *Function {
-	f := NewFunction("host bridge", ID{Vendor: hostVendor, Device: hostDevice, Class: hostClass})
+	f := NewFunction("host bridge", ID{Vendor: hostVendor, Device: hostDevice, SubVendor: hostSubVendor, Subsystem: hostSubsystem, Class: hostClass})
 	if h.cfg.ECAM != 0 {
 		// Firmware writes ECAM's base here and expects to read it back. The
 		// window itself does not move.

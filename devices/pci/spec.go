@@ -64,6 +64,10 @@ const (
 	hostVendor = 0x8086
 	hostDevice = 0x29c0
 	hostClass  = 0x060000
+
+	// QEMU's, by which SeaBIOS knows that there is a firmware configuration device.
+	hostSubVendor = 0x1af4
+	hostSubsystem = 0x1100
 	// hostPCIEXBAR is where it keeps the base of ECAM, 64 bits (Intel
 	// 3 Series Express chipset datasheet §5.1.17); bit 0 enables it.
 	hostPCIEXBAR = 0x60

@@ -46,6 +46,15 @@ func (c *ICH9) LockSMI() {
 	c.locked = true
 }
 
+// EnableAPM turns APMC_EN on, by which a BIOS sees that System Management Mode is
+// set up already, as QEMU does in machines without it: SeaBIOS would else wait for
+// an SMI for ever.
+func (c *ICH9) EnableAPM() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.regs[smiEnable] |= smiAPM
+}
+
 // APMRaisesSMI reports whether a write to the APM command port raises an SMI
 // (§13.8.3.8).
 func (c *ICH9) APMRaisesSMI() bool {

@@ -13,6 +13,7 @@
 #   iperf3                                          iperf3 with what it needs, unpacked (needs root)
 #   ovmf                                            OVMF firmware, unpacked
 #   shim-signed, grub-signed                        the boot loaders that Microsoft and Debian signed
+#   syslinux                                        a boot loader for a BIOS, unpacked
 #   ovmf-trixie                                     the same of Debian 13
 #   systemd-boot                                    systemd's EFI programs, unpacked
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
@@ -85,6 +86,12 @@ unpack() {
 	mkdir -p "$3"
 	dpkg-deb -x "$tmp"/*.deb "$3"
 	rm -rf "$tmp"
+}
+
+# unpack_all SUITE PACKAGES INTO unpacks several packages into one place.
+unpack_all() {
+	local p
+	for p in $2; do unpack "$1" "$p" "$3"; done
 }
 
 # dependency SUITE PACKAGE prints the first package that PACKAGE depends on.
@@ -180,6 +187,7 @@ for name; do
 	ovmf) make "$name" unpack bookworm ovmf ;;
 	shim-signed) make "$name" unpack bookworm shim-signed ;;
 	grub-signed) make "$name" unpack bookworm grub-efi-amd64-signed ;;
+	syslinux) make "$name" unpack_all bookworm "syslinux syslinux-common" ;;
 	ovmf-trixie) make "$name" unpack trixie ovmf ;;
 	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
 	tree-trixie) make "$name" tree trixie "" ;;

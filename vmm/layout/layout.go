@@ -86,9 +86,10 @@ const (
 	ECAMBuses = 16
 
 	// FirmwareLowRAMEnd is LowRAMEnd of a machine with firmware, which puts
-	// PCI's memory and ECAM where it likes from there to FirmwarePCIEnd.
+	// PCI's memory and ECAM where it likes from there to FirmwarePCIEnd: OVMF
+	// begins at the bottom, SeaBIOS at the top.
 	FirmwareLowRAMEnd = 2 * GiB
-	FirmwarePCIEnd    = 0xfc00_0000
+	FirmwarePCIEnd    = IOAPIC
 	// SMRAMSize is the size of the memory for System Management Mode, at the end
 	// of the RAM below 4 GiB.
 	SMRAMSize = 16 * MiB
@@ -122,6 +123,10 @@ const (
 	KVMIdentityMap = 0xfeff_c000
 	KVMTSS         = 0xfeff_d000
 
+	// BIOSSize is how much of a BIOS's end is visible below BIOSEnd, too.
+	BIOSSize = 128 * KiB
+	// BIOSEnd is the exclusive end of the area that real mode reaches.
+	BIOSEnd = 0x10_0000
 	// FirmwareStart is the lowest address of flash.
 	FirmwareStart = 0xff00_0000
 	// FirmwareEnd is the exclusive end of a firmware image, whose last 16
