@@ -87,6 +87,7 @@ type tinst struct {
 	vec   uint8 // vecXMM, vecYMM: what it needs
 	size  uint8
 	group extent // of the group that begins here
+	at    int64  // where the access is from what the base was when its group began
 }
 
 // assumptions are the parts of the CPU's mode that translations depend on

@@ -445,7 +445,7 @@ func (e *emitter) same(t *tinst) {
 // offset is the displacement of t's memory operand from hT1.
 func (e *emitter) offset(t *tinst) int32 {
 	if e.grouped {
-		return int32(t.in.Mem.Disp - e.from)
+		return int32(t.at - e.from)
 	}
 	return 0
 }

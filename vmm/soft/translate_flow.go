@@ -9,32 +9,45 @@ import (
 
 // slot emits the check of the stack slot below RSP, for a push.
 func (e *emitter) slot(t *tinst) {
+	if e.grouped {
+		return
+	}
 	e.spill(t)
 	e.h.lea(true, hT1, hSP, noReg, 0, -8)
 	e.check(8, true, 0, false)
 }
 
+// top emits the check of the stack slot at RSP.
+func (e *emitter) top(t *tinst) {
+	if e.grouped {
+		return
+	}
+	e.spill(t)
+	e.h.mov(hT1, hSP)
+	e.check(8, false, 0, false)
+}
+
 // grow commits a push.
 func (e *emitter) grow() { e.h.lea(true, hSP, hSP, noReg, 0, -8) }
 
-// storeImm stores the constant v at [hT1]; it clobbers hT2.
-func (e *emitter) storeImm(v uint64) {
+// storeImm stores the constant v at [hT1+off]; it clobbers hT2.
+func (e *emitter) storeImm(v uint64, off int32) {
 	h := e.h
 	if int64(v) == int64(int32(v)) {
 		h.rex(true, 0, 0, hT1)
 		h.put(0xc7)
-		h.modrm(0, hT1, 0)
+		h.modrm(0, hT1, off)
 		h.u32(uint32(v))
 		return
 	}
 	h.imm(hT2, v)
-	h.rm(true, 0x89, hT2, hT1, 0)
+	h.rm(true, 0x89, hT2, hT1, off)
 }
 
 // storeNext stores the address behind t at [hT1]; it clobbers hT2.
 func (e *emitter) storeNext(t *tinst) {
 	if !e.t.anywhere {
-		e.storeImm(e.t.la&^0xfff + e.next(t))
+		e.storeImm(e.t.la&^0xfff+e.next(t), 0)
 		return
 	}
 	e.inPage(e.h, hT2, e.next(t))
@@ -46,14 +59,14 @@ func (e *emitter) push(t *tinst) {
 	switch a := in.Args[0]; a.Kind {
 	case decode.KImm:
 		e.slot(t)
-		e.storeImm(in.Imm)
+		e.storeImm(in.Imm, e.offset(t))
 	case decode.KReg:
 		e.slot(t)
 		src, inMem := guestReg(a.Reg)
 		if inMem {
 			h.ra(true, 0x8b, src, j.reg(a.Reg))
 		}
-		h.rm(true, 0x89, src, hT1, 0)
+		h.rm(true, 0x89, src, hT1, e.offset(t))
 	default:
 		e.access(t)
 		h.rm(true, 0x8b, hT1, hT1, 0)
@@ -67,12 +80,10 @@ func (e *emitter) push(t *tinst) {
 
 func (e *emitter) pop(t *tinst) {
 	h := e.h
-	e.spill(t)
-	h.mov(hT1, hSP)
-	e.check(8, false, 0, false)
+	e.top(t)
 	r := t.in.Args[0].Reg
 	host, inMem := guestReg(r)
-	h.rm(true, 0x8b, host, hT1, 0)
+	h.rm(true, 0x8b, host, hT1, e.offset(t))
 	if inMem {
 		h.ra(true, 0x89, host, e.j.reg(r))
 	}
@@ -131,10 +142,9 @@ func (e *emitter) jumpSlot() {
 
 func (e *emitter) ret(t *tinst) {
 	h := e.h
-	e.spill(t)
-	h.mov(hT1, hSP)
-	e.check(8, false, 0, false)
-	h.rm(true, 0x8b, hT1, hT1, 0)
+	e.spill(t) // for the probe
+	e.top(t)
+	h.rm(true, 0x8b, hT1, hT1, e.offset(t))
 	e.probe()
 	n := int32(8)
 	if t.in.Args[0].Kind == decode.KImm {

@@ -1,9 +1,12 @@
 package soft
 
-import "github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+import (
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
+)
 
 // This file translates groups: accesses one behind the other to places near the
-// same register, as those to a stack frame or the fields of a structure. One
+// same register, as PUSH and POP, or those to the fields of a structure. One
 // lookup covers all of them, and hT1 keeps the host's address. Where that fails,
 // because of the end of a page or a missing tag, the same instructions are run
 // apart, each with a lookup of its own, by code in a place of its own.
@@ -22,21 +25,26 @@ type extent struct {
 func findGroups(list []tinst) {
 	for i := 0; i < len(list); i++ {
 		t := &list[i]
-		if !t.groups() {
+		base, at, g, ok := t.extent()
+		if !ok || !t.keepsAddress() {
 			continue
 		}
-		base := t.in.Mem.Base
-		g := extent{lo: t.in.Mem.Disp, hi: t.in.Mem.Disp + int64(t.size), write: t.write}
+		t.at = at
+		moved, _ := t.moves(base)
 		for k := i + 1; k < len(list) && !list[k-1].changes(base) && list[k].keepsAddress(); k++ {
 			m := &list[k]
-			if !m.mem {
-				continue
-			}
-			lo, hi := min(g.lo, m.in.Mem.Disp), max(g.hi, m.in.Mem.Disp+int64(m.size))
-			if !m.groups() || m.in.Mem.Base != base || hi-lo > groupRange {
+			if b, at, e, ok := m.extent(); ok {
+				e.lo, e.hi = min(g.lo, e.lo+moved), max(g.hi, e.hi+moved)
+				if b != base || e.hi-e.lo > groupRange {
+					break
+				}
+				m.at = at + moved
+				g = extent{k, e.lo, e.hi, g.write || e.write}
+			} else if m.mem {
 				break
 			}
-			g = extent{k, lo, hi, g.write || m.write}
+			n, _ := m.moves(base)
+			moved += n
 		}
 		if g.last != 0 {
 			t.group = g
@@ -45,10 +53,37 @@ func findGroups(list []tinst) {
 	}
 }
 
-// groups reports whether t's access can be one of a group.
-func (t *tinst) groups() bool {
+// extent returns the base register of t's access, where it is from there, and
+// the group of it alone.
+func (t *tinst) extent() (base uint8, at int64, e extent, ok bool) {
 	m := &t.in.Mem
-	return t.mem && t.keepsAddress() && !t.align && m.Base < 16 && m.Index == decode.RegNone && m.Seg < decode.FS && t.in.AddrSize == 8
+	switch t.class {
+	case tcPush:
+		return vcpu.RSP, -8, extent{lo: -8, hi: 0, write: true}, true
+	case tcPop, tcRet:
+		return vcpu.RSP, 0, extent{lo: 0, hi: 8}, true
+	}
+	ok = t.mem && !t.align && m.Base < 16 && m.Index == decode.RegNone && m.Seg < decode.FS && t.in.AddrSize == 8
+	return m.Base, m.Disp, extent{lo: m.Disp, hi: m.Disp + int64(t.size), write: t.write}, ok
+}
+
+// moves reports whether t adds n to guest register r, which makes no other group.
+func (t *tinst) moves(r uint8) (n int64, ok bool) {
+	in := &t.in
+	switch {
+	case r != vcpu.RSP:
+		return 0, false
+	case t.class == tcPush:
+		return -8, true
+	case t.class == tcPop:
+		return 8, true
+	case t.class != tcSame || in.Op != decode.ADD && in.Op != decode.SUB || in.Args[1].Kind != decode.KImm ||
+		in.Args[0].Kind != decode.KReg || in.Args[0].Reg != r || in.Args[0].Size != 8:
+		return 0, false
+	case in.Op == decode.SUB:
+		return -int64(in.Imm), true
+	}
+	return int64(in.Imm), true
 }
 
 // keepsAddress reports whether t's own code leaves hT1 alone and changes no other
@@ -59,8 +94,12 @@ func (t *tinst) keepsAddress() bool {
 		return false
 	}
 	switch t.class {
-	case tcNop:
+	case tcNop, tcRet:
 		return true
+	case tcPush:
+		return in.Args[0].Kind == decode.KImm || in.Args[0].Kind == decode.KReg
+	case tcPop:
+		return in.Args[0].Reg != vcpu.RSP
 	case tcVex:
 		f := in.Form
 		return f == nil || f.Reg != 'g' && f.Vvvv != 'g' && (f.Rm != 'g' || t.mem)
@@ -88,8 +127,12 @@ func (t *tinst) keepsAddress() bool {
 	return !evicted(rm) || t.inSlot(reg, rm)
 }
 
-// changes reports whether t, which keepsAddress, changes guest register r.
-func (t *tinst) changes(r uint8) bool { return t.class != tcNop && t.writes(r) }
+// changes reports whether t, which keepsAddress, makes guest register r something
+// else than moves says.
+func (t *tinst) changes(r uint8) bool {
+	_, ok := t.moves(r)
+	return !ok && t.class != tcNop && t.class != tcRet && t.writes(r)
+}
 
 // group emits the group that begins with instruction first.
 func (e *emitter) group(first int) {
@@ -100,12 +143,10 @@ func (e *emitter) group(first int) {
 	e.spill(t)
 	inMemory := e.mem
 	e.slow = e.apart.pc()
-	one := *t
-	one.in.Mem.Disp = g.lo
-	e.effective(&one, hT1)
+	base, _, _, _ := t.extent()
+	e.effective(&tinst{in: decode.Inst{AddrSize: 8, Mem: decode.Mem{Base: base, Index: decode.RegNone, Disp: g.lo}}}, hT1)
 	e.check(uint16(g.hi-g.lo), g.write, 0, false)
-	e.from = g.lo
-	e.grouped = true
+	e.from, e.grouped, e.slow = g.lo, true, 0
 	for i := first; i <= g.last; i++ {
 		e.n = i
 		e.inst(&list[i])

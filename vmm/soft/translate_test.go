@@ -74,6 +74,19 @@ func near(in *decode.Inst) bool {
 	return true
 }
 
+// stackCode makes a PUSH or POP, or moves RSP.
+func stackCode(rng *rand.Rand, b []byte) {
+	r := byte(rng.IntN(8))
+	switch rng.IntN(4) {
+	case 0:
+		copy(b, []byte{0x6a, byte(rng.Uint32())})
+	case 1:
+		copy(b, []byte{0x48, 0x83, 0xc4 | byte(rng.IntN(2))*0x28, byte(rng.IntN(8)) * 8})
+	default:
+		copy(b, []byte{0x40 | byte(rng.IntN(2)), 0x50 | byte(rng.IntN(2))<<3 | r})
+	}
+}
+
 // snippet makes a few random instructions that only compute. flags are those
 // that are defined behind it.
 func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) {
@@ -89,13 +102,17 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 			} else {
 				randomCode(rng, buf[:])
 			}
+			stack := rng.IntN(8) == 0
+			if stack {
+				stackCode(rng, buf[:])
+			}
 			if decode.Decode(&t.in, buf[:15], decode.Mode64) != nil || !near(&t.in) || t.in.Op == decode.FXSAVE {
 				continue
 			}
 			if m := &t.in.Mem; base < 16 && t.in.MemMod() && m.Base != base {
 				continue
 			}
-			if vex && (hostFeatures.lacks(&t.in) || t.in.Op == decode.LDMXCSR) || !vex && !oracleOK(&t.in) {
+			if !stack && (vex && (hostFeatures.lacks(&t.in) || t.in.Op == decode.LDMXCSR) || !vex && !oracleOK(&t.in)) {
 				continue
 			}
 			t.classify(3, asSSE|asAVX)
