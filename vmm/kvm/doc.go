@@ -36,7 +36,11 @@
 // KVM_RUN is an ordinary blocking system call to the Go scheduler, so the
 // garbage collector never waits for a guest. In return a CPU that comes back
 // needs a P at once: whoever runs the CPUs sets GOMAXPROCS to more than the
-// number of CPUs and busy workers together (the machine does).
+// number of CPUs and busy workers together (the machine does). And to Go's
+// monitor a CPU looks like a goroutine that has been running for more than 10 ms:
+// it would take the P away at each look, and each exit would take another and
+// wake the monitor, a tenth of an exit's cost and more. So a CPU with many
+// exits gives its P up itself, every few milliseconds.
 //
 // # Interrupt controller
 //

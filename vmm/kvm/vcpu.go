@@ -3,8 +3,10 @@ package kvm
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,14 +22,16 @@ const kickSignal = unix.SIGURG
 
 // VCPU is one virtual CPU. It implements vcpu.VCPU.
 type VCPU struct {
-	vm     *VM
-	id     int
-	fd     int
-	shared []byte // kvm_run, then the data of port accesses
-	run    *kvmRun
-	io     vcpu.IO
-	debug  *vcpu.Debug // what SetDebug asked for
-	ready  bool        // prepare is done; owned by the thread that runs the CPU
+	vm      *VM
+	id      int
+	fd      int
+	shared  []byte // kvm_run, then the data of port accesses
+	run     *kvmRun
+	io      vcpu.IO
+	debug   *vcpu.Debug // what SetDebug asked for
+	ready   bool        // prepare is done; owned by the thread that runs the CPU
+	exits   uint32      // counted by yield, as is yielded
+	yielded time.Time
 
 	// tid is the thread inside Run, or 0.
 	tid atomic.Int32
@@ -84,6 +88,24 @@ func (c *VCPU) Run() (vcpu.Exit, error) {
 	return exit, err
 }
 
+// A busy CPU yields to Go's scheduler every yieldEvery; yieldExits accesses are
+// between two looks at the clock. The package comment says why.
+const (
+	yieldEvery = 5 * time.Millisecond
+	yieldExits = 16
+)
+
+// yield is called once for each access.
+func (c *VCPU) yield() {
+	if c.exits++; c.exits%yieldExits != 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(c.yielded) > yieldEvery {
+		c.yielded = now
+		runtime.Gosched()
+	}
+}
+
 // loop runs the guest and serves its accesses. It allocates nothing.
 func (c *VCPU) loop() (vcpu.Exit, error) {
 	for {
@@ -107,8 +129,10 @@ func (c *VCPU) loop() (vcpu.Exit, error) {
 			if !c.port() {
 				return c.unknownExit(), nil
 			}
+			c.yield()
 		case KVM_EXIT_MMIO:
 			c.mmio()
+			c.yield()
 		case KVM_EXIT_IOAPIC_EOI:
 			if c.vm.split == nil {
 				return c.unknownExit(), nil
