@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"strings"
+
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
 // firmware are QEMU's files for microvm and linux boot.
@@ -18,7 +19,7 @@ func carryQEMU(files map[string]string) error {
 		return errors.New("QEMU is not installed")
 	}
 	files["bin/qemu-system-x86_64"] = qemu
-	if err := carryLibraries(files, qemu); err != nil {
+	if err := guesttest.CarryLibraries(files, qemu); err != nil {
 		return err
 	}
 	for _, f := range firmware {
@@ -27,28 +28,6 @@ func carryQEMU(files map[string]string) error {
 			return fmt.Errorf("firmware of QEMU: %w", err)
 		}
 		files["qemu/"+f] = real
-	}
-	return nil
-}
-
-// carryLibraries adds the shared libraries of a program.
-func carryLibraries(files map[string]string, program string) error {
-	out, err := exec.Command("ldd", program).Output()
-	if err != nil {
-		return fmt.Errorf("libraries of %s: %w", program, err)
-	}
-	for line := range strings.Lines(string(out)) {
-		for _, w := range strings.Fields(line) {
-			if !filepath.IsAbs(w) {
-				continue
-			}
-			// A name in the archive, and the file behind its links.
-			real, err := filepath.EvalSymlinks(w)
-			if err != nil {
-				return err
-			}
-			files[strings.TrimPrefix(w, "/")] = real
-		}
 	}
 	return nil
 }

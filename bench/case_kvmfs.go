@@ -97,7 +97,7 @@ func (t *insideTestbed) addVirtiofsd() error {
 		return errors.New("virtiofsd is not installed (package qemu-system-common)")
 	}
 	t.bed.Files["bin/virtiofsd"] = program
-	if err := errors.Join(carryQEMU(t.bed.Files), carryLibraries(t.bed.Files, program)); err != nil {
+	if err := errors.Join(carryQEMU(t.bed.Files), guesttest.CarryLibraries(t.bed.Files, program)); err != nil {
 		return err
 	}
 	for _, policy := range []string{"always", "auto"} {
