@@ -120,3 +120,12 @@ type SharedMemoryDevice interface {
 	Device
 	SharedMemory() []SharedMemory
 }
+
+// InlineDevice is a device that serves quick requests on the thread of the CPU
+// that notifies of them ([virtq.Queue.Inline]). Notifications of such a queue come
+// as register writes, even where the engine could ring a doorbell without leaving
+// the guest: an exit costs less than the change to another thread and back.
+type InlineDevice interface {
+	Device
+	ServesInline(queue int) bool
+}

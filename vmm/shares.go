@@ -1,10 +1,15 @@
 package vmm
 
 import (
+	"runtime"
+
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio/fs"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 )
+
+// inlineRead is about what is copied in the time that another thread takes to wake up.
+const inlineRead = 64 << 10
 
 func (m *Machine) addShares(host *pci.Host) error {
 	squashed := false
@@ -33,6 +38,9 @@ func (m *Machine) addShare(host *pci.Host, s *Share) (*fs.Device, error) {
 	}
 	if w := m.windows[s.Tag]; w != nil {
 		cfg.DAXSize = w.Size()
+	}
+	if m.vm.Name() == "kvm" && runtime.NumCPU() > 1 {
+		cfg.InlineRead = inlineRead
 	}
 	if s.Ephemeral {
 		root, err := fs.Ephemeral(s.Path)

@@ -113,6 +113,10 @@ func (r *request) setattr() (int, unix.Errno) {
 		return 0, unix.EROFS
 	}
 	in := view[setattrIn](r.in)
+	if in.Valid&fattrSize != 0 && r.here() {
+		r.stuck = true // freeing the blocks of a big file takes its time
+		return 0, unix.EAGAIN
+	}
 	if e := r.mayChange(i); e != 0 {
 		return 0, e
 	}

@@ -106,6 +106,10 @@ func (r *request) createAs() unix.Errno {
 	if c.kind == createLink || h.umask == c.umask || c.umask == 0 && h.umask&c.mode == 0 {
 		return h.createHere(c, root)
 	}
+	if r.here() {
+		r.stuck = true
+		return unix.EAGAIN
+	}
 	return h.masked.run(h, c, root)
 }
 

@@ -95,6 +95,10 @@ type Config struct {
 	// time they take, but for those that wait for a lock: deterministic
 	// machines need it.
 	InOrder bool
+	// InlineRead is the size in bytes of the longest READ that the CPU which
+	// notifies serves itself, 0 for any: read-ahead is better copied beside it,
+	// where the host has another CPU for that.
+	InlineRead uint32
 	// IDMap maps owners; it needs the capabilities of root.
 	IDMap IDMap
 	// Owner, instead of an IDMap, is the one user whose files the share has.
@@ -186,7 +190,10 @@ type Device struct {
 	run *run
 }
 
-var _ virtio.SharedMemoryDevice = (*Device)(nil)
+var (
+	_ virtio.SharedMemoryDevice = (*Device)(nil)
+	_ virtio.InlineDevice       = (*Device)(nil)
+)
 
 // inited marks a session in Device.features. It is no FUSE flag of our version.
 const inited = 1 << 63
@@ -269,6 +276,10 @@ func (d *Device) SharedMemory() []virtio.SharedMemory {
 	return []virtio.SharedMemory{{ID: 0, Size: d.cfg.DAXSize}}
 }
 
+// ServesInline reports whether the CPU that notifies of requests does quick ones
+// itself.
+func (d *Device) ServesInline(int) bool { return !d.cfg.InOrder && d.local.Load() }
+
 // Activate starts the workers.
 func (d *Device) Activate(a *virtio.Activation) error {
 	d.mu.Lock()
@@ -328,9 +339,9 @@ func startRun(d *Device, vqs []*virtq.Queue) *run {
 		if i == hiprioQueue {
 			limit = hiprioWorkers
 		}
-		q := &queue{dev: d, run: r, vq: vq, limit: limit}
+		q := newQueue(d, r, vq, limit)
 		r.queues = append(r.queues, q)
-		if !d.cfg.InOrder {
+		if d.ServesInline(i) {
 			vq.Inline(q.inline)
 		}
 		q.spawn()

@@ -17,7 +17,7 @@ type handle struct {
 	writable bool
 	refs     atomic.Int64
 	// mustWait: the file system has no RWF_NOWAIT. Reads then run in place,
-	// and the queue's stall timer deals with slow ones.
+	// and the queue passes on the lead of slow ones.
 	mustWait atomic.Bool
 	// locked: POSIX locks were taken through it.
 	locked atomic.Bool
@@ -175,6 +175,10 @@ func (r *request) openable(i *inode, flags uint32) unix.Errno {
 // reopen opens the regular file i and enters the handle.
 // Preconditions: openable.
 func (r *request) reopen(i *inode, flags, openFlags uint32) (*handle, unix.Errno) {
+	if flags&unix.O_TRUNC != 0 && r.here() {
+		r.stuck = true
+		return nil, unix.EAGAIN
+	}
 	if e := r.d.takeFD(); e != 0 {
 		return nil, e
 	}

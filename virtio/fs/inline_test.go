@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,7 +39,19 @@ func TestQuickRequests(t *testing.T) {
 	if !try(opGetattr, raw(getattrIn{})) {
 		t.Error("GETATTR was left to the worker")
 	}
-	for _, op := range []opcode{opFsync, opSetlkw, opFallocate, opUnlink, opInit, opcodes, 1 << 20} {
+	if !try(opSetattr, raw(setattrIn{Valid: fattrMode, Mode: 0o600})) {
+		t.Error("chmod was left to the worker")
+	}
+	if try(opSetattr, raw(setattrIn{Valid: fattrMode | fattrSize, Mode: 0o644, Size: 3})) {
+		t.Error("a truncation was served")
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() != 8<<15 || st.Mode() != 0o600 {
+		t.Errorf("%v, %v", st, err)
+	}
+	if try(opOpen, raw(openIn{Flags: unix.O_WRONLY | unix.O_TRUNC})) {
+		t.Error("an open that truncates was served")
+	}
+	for _, op := range []opcode{opFsync, opSetlkw, opFallocate, opInit, opcodes, 1 << 20} {
 		if try(op, make([]byte, 64)) {
 			t.Errorf("opcode %d was served", op)
 		}
@@ -51,6 +65,11 @@ func TestQuickRequests(t *testing.T) {
 	if !try(opRead, read) || !bytes.Equal(c.out[outHeaderSize:][:8], []byte("contents")) {
 		t.Log("this file system cannot read without waiting")
 	}
+	c.dev.cfg.InlineRead = 4096
+	if try(opRead, read) {
+		t.Error("a read longer than InlineRead was served")
+	}
+	c.dev.cfg.InlineRead = 0
 	f, err := os.Open(path)
 	must(t, err)
 	defer f.Close()
@@ -114,5 +133,39 @@ func TestRemoteBelow(t *testing.T) {
 		if got := remoteBelow([]byte(table), tt.mount, tt.path); got != tt.want {
 			t.Errorf("mount %d, %s: %t, want %t", tt.mount, tt.path, got, tt.want)
 		}
+	}
+}
+
+// TestPatience: a kind of request that made a CPU wait twice is left to the worker
+// for a while; one that only took long is not.
+func TestPatience(t *testing.T) {
+	var p patience
+	slow := func(wait bool) bool {
+		a, ok := p.begin()
+		if !ok {
+			return false
+		}
+		if wait {
+			time.Sleep(inlineSlow + time.Millisecond)
+		} else {
+			a.begin -= 2 * inlineSlow
+		}
+		p.end(a)
+		return true
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for i, wait := range []bool{false, false, true} {
+		if !slow(wait) {
+			t.Fatalf("request %d was left", i)
+		}
+	}
+	if _, ok := p.begin(); ok {
+		t.Error("a request after one that waited was served")
+	}
+	time.Sleep(time.Until(started.Add(p.rest)))
+	first := p.rest
+	if !slow(true) || p.rest-first < 3*inlineSlow {
+		t.Errorf("a rest until %v, and one until %v", first, p.rest)
 	}
 }

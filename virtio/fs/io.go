@@ -23,6 +23,10 @@ func (r *request) read() (int, unix.Errno) {
 	// A driver that asks for more than a request may carry, as OVMF's does for a
 	// whole file, gets its beginning.
 	size = min(size, maxWrite)
+	if most := r.d.cfg.InlineRead; most != 0 && size > uint64(most) && r.here() {
+		r.stuck = true
+		return 0, unix.EAGAIN
+	}
 	iov, _ := r.vec(r.chain.Writable, outHeaderSize, size)
 	r.direct = true
 	if h.mustWait.Load() {
@@ -58,7 +62,7 @@ func (r *request) readRest(h *handle, iov []unix.Iovec, off uint64, done int, si
 		}
 	}
 	if uint64(done) < size {
-		if r.w != nil && r.w.here {
+		if r.here() {
 			r.stuck = true
 			return 0, unix.EAGAIN
 		}

@@ -150,12 +150,18 @@ func (r *request) serve() uint32 {
 const quickWrite = 160 << 10
 
 // quick are the operations that wait for nothing but, now and then, the host's
-// disk for a directory or an inode.
+// disk: for a directory, an inode, or room in the journal.
 var quick = [opcodes]bool{
-	opLookup: true, opForget: true, opGetattr: true, opReadlink: true, opOpen: true, opRead: true, opWrite: true, opStatfs: true,
+	opCreate: true, opMkdir: true, opMknod: true, opSymlink: true, opLink: true, opUnlink: true, opRmdir: true, opRename: true, opRename2: true,
+	opSetattr: true,
+	opLookup:  true, opForget: true, opGetattr: true, opReadlink: true, opOpen: true, opRead: true, opWrite: true, opStatfs: true,
 	opRelease: true, opGetxattr: true, opListxattr: true, opOpendir: true, opReaddir: true, opReleasedir: true, opAccess: true,
 	opBatchForget: true, opReaddirplus: true, opStatx: true, opSetupmapping: true, opRemovemapping: true,
 }
+
+// here reports whether the request runs on a thread that must not wait. What would
+// wait sets stuck then, before it has done anything.
+func (r *request) here() bool { return r.w != nil && r.w.here }
 
 // try is serve for requests that are quick. ok is false if the request in
 // r.chain has still to be served.
@@ -164,10 +170,20 @@ func (r *request) try() (n uint32, ok bool) {
 		return 0, false
 	}
 	r.chain.ReadAt(r.inBuf[:inHeaderSize], 0)
-	if op := view[inHeader](r.inBuf).Opcode; op >= opcodes || !quick[op] {
+	op := view[inHeader](r.inBuf).Opcode
+	if op >= opcodes || !quick[op] {
+		return 0, false
+	}
+	p := &r.w.q.looks
+	if operations[op].changes {
+		p = &r.w.q.changes
+	}
+	a, ok := p.begin()
+	if !ok {
 		return 0, false
 	}
 	n = r.serve()
+	p.end(a)
 	ok = !r.stuck
 	r.stuck = false
 	return n, ok

@@ -40,6 +40,7 @@ type Options struct {
 type Function struct {
 	*pci.Function
 	core  *virtio.Core
+	dev   virtio.Device
 	wires bus.Wires
 	msix  *pci.MSIX
 	log   func(error)
@@ -82,7 +83,7 @@ func New(name string, dev virtio.Device, m *mem.Memory, wires bus.Wires, o Optio
 		Function: pci.NewFunction(name, pci.ID{
 			Vendor: vendorID, Device: id, SubVendor: vendorID, Subsystem: id, Revision: revision, Class: class,
 		}),
-		wires: wires, log: o.Log,
+		dev: dev, wires: wires, log: o.Log,
 		queueVector: make([]atomic.Uint32, n), bells: make([]bus.Doorbell, n),
 	}
 	f.core = virtio.NewCore(dev, m, wiring{f}, o.Features, o.Log)
@@ -181,11 +182,15 @@ func vendorCap(kind byte, bar int, offset, length uint32) []byte {
 // wiring is the function as its core sees it.
 type wiring struct{ *Function }
 
-// OpenBell makes a doorbell and binds it to the queue's notification address.
+// OpenBell makes a doorbell and binds it to the queue's notification address, unless
+// the device wants these register writes itself.
 func (w wiring) OpenBell(i int) (virtq.Bell, error) {
 	d, err := w.wires.NewDoorbell()
 	if err != nil {
 		return nil, fmt.Errorf("doorbell: %w", err)
+	}
+	if dev, ok := w.dev.(virtio.InlineDevice); ok && dev.ServesInline(i) {
+		return d, nil
 	}
 	w.bellMu.Lock()
 	defer w.bellMu.Unlock()

@@ -276,6 +276,27 @@ func TestDoorbellBinding(t *testing.T) {
 	}
 }
 
+// A device that serves requests on the CPU's thread gets every notification there,
+// wherever the BAR goes.
+func TestInlineDoorbell(t *testing.T) {
+	r := newRig(t, &virtiotest.Fake{Inline: true})
+	r.start()
+	r.MMIOWrite(r.cfg+4, 2, 0)
+	r.MMIOWrite(r.cfg+4, 2, pci.CommandMemory)
+	bells := r.wires.Doorbells()
+	if len(bells) != 1 {
+		t.Fatalf("%d doorbells for one enabled queue", len(bells))
+	}
+	if a, ok := bells[0].Bound(); ok {
+		t.Errorf("doorbell at %#x", a)
+	}
+	r.request()
+	r.set(20, 1, 0)
+	if n := len(r.wires.Doorbells()); n != 0 {
+		t.Errorf("%d doorbells are open after a reset", n)
+	}
+}
+
 // §4.1.5.1.2.1: vectors, and NO_VECTOR for those that do not exist (CH #7918).
 func TestVectors(t *testing.T) {
 	r := newRig(t, new(virtiotest.Fake))

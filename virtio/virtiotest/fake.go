@@ -25,6 +25,9 @@ type Fake struct {
 
 	// Activations and Resets count the calls.
 	Activations, Resets atomic.Int64
+	// Inline says that it wants notifications on the CPU's thread.
+	Inline bool
+
 	// Misuse counts calls that break the contract of virtio.Device.
 	Misuse atomic.Int64
 
@@ -38,6 +41,9 @@ type Fake struct {
 func (*Fake) Type() virtio.Type                     { return virtio.TypeEntropy }
 func (*Fake) Features() virtio.Features             { return virtio.Bits(FakeFeature) }
 func (f *Fake) SharedMemory() []virtio.SharedMemory { return f.Shared }
+
+// ServesInline returns Inline.
+func (f *Fake) ServesInline(int) bool { return f.Inline }
 
 // QueueSizes returns Queues.
 func (f *Fake) QueueSizes() []uint16 {

@@ -43,8 +43,8 @@ func fsJobs(a arguments) error {
 	return errors.Join(
 		sequentialRead("fs-seqread", data),
 		randomRead("fs-randread", data, ops),
-		sequentialWrite("fs-seqwrite", out, a.number("mib", 32)),
-		randomWrite("fs-randwrite", out, ops),
+		sequentialWrite("fs-seqwrite", out, a.number("mib", 32), a.number("sync", 1) != 0),
+		randomWrite("fs-randwrite", out, ops, a.number("sync", 1) != 0),
 	)
 }
 
@@ -100,7 +100,7 @@ func randomRead(name, path string, ops int) error {
 	return nil
 }
 
-func sequentialWrite(name, path string, mib int) error {
+func sequentialWrite(name, path string, mib int, sync bool) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -112,14 +112,16 @@ func sequentialWrite(name, path string, mib int) error {
 			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if sync {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	rate(name, float64(mib), start)
 	return nil
 }
 
-func randomWrite(name, path string, ops int) error {
+func randomWrite(name, path string, ops int, sync bool) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -136,8 +138,10 @@ func randomWrite(name, path string, ops int) error {
 			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if sync {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	rate(name, float64(ops), start)
 	return nil
