@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -18,7 +19,8 @@ const inTestbed = "GVMSPAWN_IN_TESTBED"
 
 // TestLongFirmwareKVM: OVMF on genuine kvm_amd boots the disk and its flash
 // keeps a variable over a reboot, and so does the build that enforces Secure Boot from
-// System Management Mode: this program runs the tests below there.
+// System Management Mode: this program runs the tests below there, or those of
+// them that GVMSPAWN_TESTBED_RUN, a pattern without quotes, selects.
 func TestLongFirmwareKVM(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots a machine in the testbed: set GVMSPAWN_LONG=1")
@@ -37,13 +39,11 @@ func TestLongFirmwareKVM(t *testing.T) {
 		Disks:   []string{efiDisk(t, "kernel-trixie")},
 		Memory:  3072,
 		Timeout: 20 * time.Minute,
-		Script:  inTestbed + "=1 vmm.test -test.v -test.run 'InTestbed$'",
+		Script:  inTestbed + "=1 vmm.test -test.v -test.run '" + cmp.Or(os.Getenv("GVMSPAWN_TESTBED_RUN"), "InTestbed$") + "'",
 	}.Run(t)
 	t.Log(res.Output)
-	for _, name := range []string{"TestFirmwareInTestbed", "TestSecureBootInTestbed"} {
-		if !strings.Contains(res.Output, "--- PASS: "+name) {
-			t.Errorf("%s: status %d", name, res.Status)
-		}
+	if res.Status != 0 || !strings.Contains(res.Output, "--- PASS: ") {
+		t.Errorf("status %d", res.Status)
 	}
 }
 
@@ -83,7 +83,9 @@ func TestSecureBootInTestbed(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	end := converse(ctx, t, Config{
-		Name: "secure", CPUs: 2, RAM: 512 << 20, Accel: AccelKVM,
+		// One CPU: the testbed has one as well, on which others would meet in System
+		// Management Mode only after a slice of time each.
+		Name: "secure", CPUs: 1, RAM: 512 << 20, Accel: AccelKVM,
 		Firmware: &Firmware{Code: filepath.Join(testbedDir, "secure.fd"), Vars: vars, SMM: true},
 		Disks:    []Disk{{Path: "/dev/vda", Format: FormatRaw}},
 	}, 15*time.Minute, step{text: "failed to load Boot0001"}, step{text: ": Access Denied", do: cancel})
