@@ -62,7 +62,7 @@ test-long: setup-long build ## the slow suites
 
 setup-demo: PACKAGES := $(DEMO_PACKAGES)
 setup-test: PACKAGES := $(TEST_PACKAGES)
-setup-long: PACKAGES := $(TEST_PACKAGES) systemd-container
+setup-long: PACKAGES := $(TEST_PACKAGES) systemd-container openssl
 setup-demo setup-test setup-long:
 	@command -v $(GO) >/dev/null || { echo "Go 1.26 or later is needed: install it and put it on the PATH"; exit 1; }
 	@missing=; for p in $(PACKAGES); do \

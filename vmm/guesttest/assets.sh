@@ -19,6 +19,8 @@
 #   tree-trixie, tree-sid                           a Debian tree with systemd (needs root)
 #   tree-bookworm                                   the same with kernel and initrd (needs root)
 #   tree-trixie-tpm                                 the same with what uses a TPM (needs root)
+#   tree-trixie-build                               the same with gcc, make, openssl, stress-ng and, in
+#                                                   /usr/src/lua, a C program's source (needs root)
 #   host-vmspawn                                    a host with machined and all, and systemd-vmspawn with
 #                                                   its QEMU, for systemd-nspawn (needs root)
 #
@@ -137,6 +139,28 @@ tree() {
 	rm -f "$1/etc/resolv.conf" "$1"/var/cache/apt/archives/*.deb
 }
 
+# upstream SUITE PACKAGE INTO unpacks the upstream source of a package.
+upstream() {
+	local dir tmp
+	dir=$(suite "$1")
+	tmp=$(mktemp -d "$cache/tmp.XXXXXX")
+	say "fetching the source of $2 ($1)"
+	# The lists of sources are read for this one package only, beside the others.
+	cp -r "$dir" "$tmp/apt"
+	sed -i 's/^deb /deb-src /' "$tmp/apt/etc/sources.list"
+	(mkdir "$tmp/got" && cd "$tmp/got" && apt_in "$tmp/apt" -qq update >&2 && apt_in "$tmp/apt" -qq source --download-only "$2" >&2) ||
+		{ rm -rf "$tmp"; die "cannot fetch the source of $2 of $1"; }
+	mkdir -p "$3"
+	tar -x --strip-components=1 -C "$3" -f "$tmp"/got/*.orig.tar.*
+	rm -rf "$tmp"
+}
+
+# build INTO makes the Debian tree with compilers and a program to compile.
+build() {
+	tree trixie ,gcc,libc6-dev,make,openssl,stress-ng "$1"
+	upstream trixie lua5.4 "$1/usr/src/lua"
+}
+
 # host INTO makes a systemd host of the newest version that Debian has.
 host() {
 	[ "$(id -u)" = 0 ] || die "the systemd host needs root (mmdebstrap)"
@@ -192,6 +216,7 @@ for name; do
 	systemd-boot) make "$name" unpack trixie systemd-boot-efi ;;
 	tree-trixie) make "$name" tree trixie "" ;;
 	tree-trixie-tpm) make "$name" tree trixie ,systemd-cryptsetup,cryptsetup-bin,tpm2-tools,libtss2-tcti-device0t64 ;;
+	tree-trixie-build) make "$name" build ;;
 	tree-bookworm) make "$name" tree bookworm ,linux-image-cloud-amd64,initramfs-tools ;;
 	tree-sid) make "$name" tree sid ,libnss-systemd,libpam-systemd,systemd-userdbd ;;
 	host-vmspawn) make "$name" host ;;
