@@ -134,10 +134,15 @@ var (
 // machine, resets by it, and powers off by it. A variable survives the reset.
 func bootShell(t *testing.T, cpus int, ram uint64, limit time.Duration) {
 	code, vars := ovmf(t)
-	cfg := Config{
+	useShell(t, Config{
 		Name: "shell", CPUs: cpus, RAM: ram, Accel: AccelSoft,
 		Firmware: &Firmware{Code: code, Vars: vars},
-	}
+	}, limit)
+}
+
+// useShell is bootShell with any machine.
+func useShell(t *testing.T, cfg Config, limit time.Duration) {
+	t.Helper()
 	end := converse(context.Background(), t, cfg, limit,
 		skipStartup,
 		step{text: prompt, answer: "setvar Kept -guid 67766d73-7061-776e-8000-000000000001 -bs -rt -nv =0x47564d\r"},
@@ -150,7 +155,7 @@ func bootShell(t *testing.T, cpus int, ram uint64, limit time.Duration) {
 	if end != EndPowerOff {
 		t.Errorf("end %d instead of a power-off", end)
 	}
-	store, err := os.ReadFile(vars)
+	store, err := os.ReadFile(cfg.Firmware.Vars)
 	if err != nil || !bytes.Contains(store, []byte("K\x00e\x00p\x00t\x00")) {
 		t.Errorf("the variable is not in the store (%v)", err)
 	}

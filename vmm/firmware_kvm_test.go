@@ -17,8 +17,8 @@ import (
 // inTestbed is set in the environment of this test program inside the testbed.
 const inTestbed = "GVMSPAWN_IN_TESTBED"
 
-// TestLongFirmwareKVM: OVMF on genuine kvm_amd boots the disk and its flash
-// keeps a variable over a reboot, and so does the build that enforces Secure Boot from
+// TestLongFirmwareKVM: OVMF on genuine kvm_amd reaches its shell, boots the disk and its
+// flash keeps a variable over a reboot, and so does the build that enforces Secure Boot from
 // System Management Mode: this program runs the tests below there, or those of
 // them that GVMSPAWN_TESTBED_RUN, a pattern without quotes, selects.
 func TestLongFirmwareKVM(t *testing.T) {
@@ -34,7 +34,7 @@ func TestLongFirmwareKVM(t *testing.T) {
 	code, vars := ovmf(t)
 	secure := secureOVMF(t, "OVMF_VARS_4M.ms.fd")
 	res := guesttest.Testbed{
-		Files: map[string]string{"bin/vmm.test": self, "ovmf/code.fd": code, "ovmf/vars.fd": vars,
+		Files: map[string]string{"bin/vmm.test": self, "ovmf/code.fd": code, "ovmf/vars.fd": vars, "ovmf/shell.fd": vars,
 			"ovmf/secure.fd": secure.Code, "ovmf/keys.fd": secure.Vars},
 		Disks:   []string{efiDisk(t, "kernel-trixie")},
 		Memory:  3072,
@@ -57,6 +57,14 @@ func inTestbedOnly(t *testing.T) {
 
 // testbedDir is where the testbed has the firmware.
 const testbedDir = "/ovmf"
+
+func TestShellInTestbed(t *testing.T) {
+	inTestbedOnly(t)
+	useShell(t, Config{
+		Name: "shell", CPUs: 1, RAM: 512 << 20, Accel: AccelKVM,
+		Firmware: &Firmware{Code: filepath.Join(testbedDir, "code.fd"), Vars: filepath.Join(testbedDir, "shell.fd")},
+	}, 15*time.Minute)
+}
 
 func TestFirmwareInTestbed(t *testing.T) {
 	inTestbedOnly(t)

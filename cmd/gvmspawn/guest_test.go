@@ -178,7 +178,7 @@ func TestLongShiftedTree(t *testing.T) {
 			for command, want := range map[string]string{
 				"systemctl is-system-running --wait":                                                                   "running\n",
 				"stat -c %u:%g:%a /usr/bin/passwd /etc/shadow":                                                         "0:0:4755\n0:42:640\n",
-				"find / -xdev ! -uid -1000 ! -path '/proc/*' | head -n 3":                                              "",
+				"find / -xdev -uid +2000 ! -path '/proc/*' | head -n 3":                                                "",
 				"touch /root/made && chown 33:42 /root/made && echo done":                                              "done\n",
 				"useradd -m somebody && runuser -u somebody touch /home/somebody/own && stat -c %U /home/somebody/own": "somebody\n",
 			} {
