@@ -87,31 +87,7 @@ func (p *Program) FindDevice(dir, prefix, file, content string) {
 	p.jcc(condL, next)
 	p.beginsWith(prefix, next)
 
-	p.mov(rdi, regKeep)
-	p.entryName(rsi)
-	p.movImm(rdx, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
-	p.bareSyscall(unix.SYS_OPENAT)
-	p.testRAX()
-	p.jcc(condS, next)
-	p.store(fdAt)
-	p.mov(rdi, rax)
-	p.lea(rsi, p.String(file).data)
-	p.movImm(rdx, unix.O_RDONLY|unix.O_CLOEXEC)
-	p.bareSyscall(unix.SYS_OPENAT)
-	p.store(lengthAt)
-	p.load(rdi, fdAt)
-	p.bareSyscall(unix.SYS_CLOSE)
-	p.load(rax, lengthAt)
-	p.testRAX()
-	p.jcc(condS, next)
-	p.store(fdAt)
-	p.mov(rdi, rax)
-	p.stackArg(rsi, textAt)
-	p.movImm(rdx, textSize)
-	p.bareSyscall(unix.SYS_READ)
-	p.store(lengthAt)
-	p.load(rdi, fdAt)
-	p.bareSyscall(unix.SYS_CLOSE)
+	p.readEntry(file, next)
 	if content != "" {
 		p.load(rax, lengthAt)
 		p.cmpRAX(int32(len(content)))
@@ -138,6 +114,38 @@ func (p *Program) FindDevice(dir, prefix, file, content string) {
 	p.mov(rdi, regKeep)
 	p.bareSyscall(unix.SYS_CLOSE)
 	p.bind(failed)
+}
+
+// readEntry reads a file of FindDevice's directory entry: its text and length are
+// on the stack. It jumps to no when there is none.
+func (p *Program) readEntry(file string, no label) {
+	closeStored := func() {
+		p.load(rdi, fdAt)
+		p.bareSyscall(unix.SYS_CLOSE)
+	}
+	p.mov(rdi, regKeep)
+	p.entryName(rsi)
+	p.movImm(rdx, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	p.bareSyscall(unix.SYS_OPENAT)
+	p.testRAX()
+	p.jcc(condS, no)
+	p.store(fdAt)
+	p.mov(rdi, rax)
+	p.lea(rsi, p.String(file).data)
+	p.movImm(rdx, unix.O_RDONLY|unix.O_CLOEXEC)
+	p.bareSyscall(unix.SYS_OPENAT)
+	p.store(lengthAt) // the descriptor, for now
+	closeStored()
+	p.load(rax, lengthAt)
+	p.testRAX()
+	p.jcc(condS, no)
+	p.store(fdAt)
+	p.mov(rdi, rax)
+	p.stackArg(rsi, textAt)
+	p.movImm(rdx, textSize)
+	p.bareSyscall(unix.SYS_READ)
+	p.store(lengthAt)
+	closeStored()
 }
 
 // Offsets in struct linux_dirent64 (getdents64(2)).
