@@ -207,10 +207,6 @@ func TestLongFirmwareDebian(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("set GVMSPAWN_LONG=1")
 	}
-	k := guesttest.KernelAsset(t, "kernel-trixie")
-	tree := guesttest.Asset(t, "tree-trixie")
-	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 systemd.show_status=0"
-	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
 	code, vars := ovmf(t)
 	var m *Machine
 	big := strings.Repeat("x", 400<<10)
@@ -219,7 +215,7 @@ func TestLongFirmwareDebian(t *testing.T) {
 		OEMStrings:  []string{"io.systemd.credential:greeting=hello"},
 		Credentials: []Credential{{"small", []byte("well")}, {"big", []byte(big)}},
 		Firmware:    &Firmware{Code: code, Vars: vars},
-		Disks:       []Disk{{Path: buildDisk(t, uki, tree, 700), Format: FormatRaw}},
+		Disks:       []Disk{{Path: debianDisk(t), Format: FormatRaw}},
 	}, 10*time.Minute,
 		step{text: "login: ", answer: "root\r"},
 		step{text: "# ", answer: "systemctl is-system-running --wait; echo S=$?\r"},
@@ -231,6 +227,15 @@ func TestLongFirmwareDebian(t *testing.T) {
 	if end != EndPowerOff {
 		t.Errorf("end %d instead of a power-off", end)
 	}
+}
+
+// debianDisk makes a GPT image with a unified kernel image and the Debian tree.
+func debianDisk(t testing.TB) string {
+	t.Helper()
+	k := guesttest.KernelAsset(t, "kernel-trixie")
+	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 systemd.show_status=0"
+	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
+	return buildDisk(t, uki, guesttest.Asset(t, "tree-trixie"), 700)
 }
 
 // biosDisk makes an image with an MBR, and a FAT partition with SYSLINUX, a

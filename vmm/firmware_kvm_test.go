@@ -35,10 +35,10 @@ func TestLongFirmwareKVM(t *testing.T) {
 	secure := secureOVMF(t, "OVMF_VARS_4M.ms.fd")
 	res := guesttest.Testbed{
 		Files: map[string]string{"bin/vmm.test": self, "ovmf/code.fd": code, "ovmf/vars.fd": vars, "ovmf/shell.fd": vars,
-			"ovmf/secure.fd": secure.Code, "ovmf/keys.fd": secure.Vars},
-		Disks:   []string{efiDisk(t, "kernel-trixie")},
+			"ovmf/debian.fd": vars, "ovmf/secure.fd": secure.Code, "ovmf/keys.fd": secure.Vars, "ovmf/signed.fd": secure.Vars},
+		Disks:   []string{efiDisk(t, "kernel-trixie"), debianDisk(t), signedDisk(t)},
 		Memory:  3072,
-		Timeout: 20 * time.Minute,
+		Timeout: 30 * time.Minute,
 		Script:  inTestbed + "=1 vmm.test -test.v -test.run '" + cmp.Or(os.Getenv("GVMSPAWN_TESTBED_RUN"), "InTestbed$") + "'",
 	}.Run(t)
 	t.Log(res.Output)
@@ -83,6 +83,38 @@ func TestFirmwareInTestbed(t *testing.T) {
 	if end != EndPowerOff {
 		t.Errorf("end %d instead of a power-off", end)
 	}
+}
+
+// TestDebianInTestbed boots Debian through the firmware to its login prompt and
+// lets it power off.
+func TestDebianInTestbed(t *testing.T) {
+	inTestbedOnly(t)
+	end := converse(t.Context(), t, Config{
+		Name: "debian", CPUs: 1, RAM: 1 << 30, Accel: AccelKVM,
+		Firmware: &Firmware{Code: filepath.Join(testbedDir, "code.fd"), Vars: filepath.Join(testbedDir, "debian.fd")},
+		Disks:    []Disk{{Path: "/dev/vdb", Format: FormatRaw}},
+	}, 20*time.Minute,
+		step{text: "login: ", answer: "root\r"},
+		step{text: "# ", answer: "systemctl is-system-running --wait | sed s/^/STATE-/\r"},
+		step{text: "STATE-running"},
+		step{text: "# ", answer: "poweroff\r"},
+	)
+	if end != EndPowerOff {
+		t.Errorf("end %d instead of a power-off", end)
+	}
+}
+
+// TestSignedInTestbed: the firmware that enforces Secure Boot starts what Microsoft
+// and Debian have signed.
+func TestSignedInTestbed(t *testing.T) {
+	inTestbedOnly(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	converse(ctx, t, Config{
+		Name: "signed", CPUs: 1, RAM: 512 << 20, Accel: AccelKVM,
+		Firmware: &Firmware{Code: filepath.Join(testbedDir, "secure.fd"), Vars: filepath.Join(testbedDir, "signed.fd"), SMM: true},
+		Disks:    []Disk{{Path: "/dev/vdc", Format: FormatRaw}},
+	}, 15*time.Minute, step{text: "grub>", do: cancel})
 }
 
 func TestSecureBootInTestbed(t *testing.T) {

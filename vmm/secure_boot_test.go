@@ -37,13 +37,19 @@ func TestLongSecureBoot(t *testing.T) {
 	given.Boot = Boot{Kernel: k.Path, Initrds: []string{smallInitrd(t)}, CommandLine: "console=ttyS0 panic=-1"}
 	converse(t.Context(), t, given, 6*time.Minute, step{text: "secureboot: Secure boot enabled"}, step{text: "BOOTED 64"})
 
+	cfg.Firmware = secureOVMF(t, "OVMF_VARS_4M.ms.fd")
+	cfg.Disks = []Disk{{Path: signedDisk(t), Format: FormatRaw}}
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	converse(ctx, t, cfg, 6*time.Minute, step{text: "grub>", do: cancel})
+}
+
+// signedDisk makes an image with Debian's shim and GRUB.
+func signedDisk(t testing.TB) string {
+	t.Helper()
 	shim := filepath.Join(guesttest.Asset(t, "shim-signed"), "usr/lib/shim/shimx64.efi.signed")
 	grub := filepath.Join(guesttest.Asset(t, "grub-signed"), "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
 	disk := buildDisk(t, shim, t.TempDir(), 8)
 	command(t, "", "mcopy", "-i", disk+"@@1M", grub, "::/EFI/BOOT/grubx64.efi")
-	cfg.Firmware = secureOVMF(t, "OVMF_VARS_4M.ms.fd")
-	cfg.Disks = []Disk{{Path: disk, Format: FormatRaw}}
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	converse(ctx, t, cfg, 6*time.Minute, step{text: "grub>", do: cancel})
+	return disk
 }
