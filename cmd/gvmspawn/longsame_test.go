@@ -33,7 +33,7 @@ step() { # NAME COMMAND...: the command's output is a result
 	tail -n 20 $work/log | cut -c1-300
 }
 stress() { # stress-ng verifies what it computes; its figures are no result
-	stress-ng --verify "$@" >$work/log 2>&1 && ! grep -E 'fail:|skipped: [^0]' $work/log >&2
+	stress-ng --temp-path $work --verify "$@" >$work/log 2>&1 && ! grep -E 'fail:|skipped: [^0]' $work/log >&2
 }
 digests() { for d in md5 sha1 sha256 sha512 sha3-256 blake2b512 blake2s256 sm3; do openssl dgst -$d $in/data || return; done; }
 macs() {
@@ -69,14 +69,14 @@ others() {
 		openssl pkey -check -noout -in $peer/own/key.pem
 }
 big() { sha256sum <$in/big && sha256sum <$in/big && cp $in/big $work/big && b2sum <$work/big && gzip -1 <$in/big | sha256sum; }
-cbuild() { # Lua, and what it computes
+cbuild() ( # Lua, and what it computes
 	cp -r /usr/src/lua/src $work/lua && make -C $work/lua -j$(nproc) linux CC="gcc -O2" >&2 && cd $work/lua &&
 		sha256sum *.o lua luac && ./lua $in/test.lua && ./luac -s -o - $in/test.lua | sha256sum
-}
-gobuild() { # gofmt, with the standard library, and what it does
+)
+gobuild() ( # gofmt, with the standard library, and what it does
 	cd /opt/go/src && GOROOT=/opt/go GOCACHE=$work/cache GOPATH=$work/go GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0 \
 		go build -trimpath -buildvcs=false -o $work/gofmt cmd/gofmt && sha256sum <$work/gofmt && $work/gofmt -s -r 'a + b -> b + a' fmt/print.go | sha256sum
-}
+)
 if [ "$3" = check ]; then
 	step others others
 else

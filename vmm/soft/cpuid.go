@@ -84,7 +84,10 @@ const (
 )
 
 const (
-	cpuFamilyModel = 0x806f8 // family 6, model 0x8f, stepping 8
+	// cpuFamilyModel is family 6 and a model that no CPU has (EAX of leaf 1, Intel SDM
+	// vol. 2A, CPUID, figure 3-6): programs that choose code by a known model, as GCC's
+	// target_clones("arch=...") does, run instructions whose CPUID bits nobody has checked.
+	cpuFamilyModel = 0xf0600
 	brandString    = "gvmspawn software CPU"
 	kvmLeaf        = 0x40000000
 )
