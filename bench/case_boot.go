@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -83,8 +82,8 @@ var treeSoftCase = benchmark{
 // copyTree copies the Debian tree, so that each run finds it fresh, and adds
 // the unit.
 func copyTree(from, to string) (string, error) {
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", from, to).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("copy the tree: %w: %s", err, out)
+	if err := guesttest.CopyTree(from, to); err != nil {
+		return "", err
 	}
 	dir := filepath.Join(to, "etc/systemd/system")
 	wants := filepath.Join(dir, "multi-user.target.wants")

@@ -72,8 +72,8 @@ mkdir -p %[1]s/run/dbus; chroot %[1]s dbus-daemon --system --fork
 // tree, which loads the modules of vsock, reports READY=1 and powers off.
 func (e *environment) readyDisk(k guesttest.Kernel) (string, error) {
 	host := filepath.Join(e.dir, "ready-host")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", guesttest.Asset(e.host, "host-vmspawn"), host).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	if err := guesttest.CopyTree(guesttest.Asset(e.host, "host-vmspawn"), host); err != nil {
+		return "", err
 	}
 	defer os.RemoveAll(host)
 	guest := filepath.Join(host, "guest")

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,8 +36,8 @@ case "$(cat /proc/cmdline)" in *proof=exit*) systemctl exit 42 ;; *) systemctl p
 func proofTree(t *testing.T, kernels ...guesttest.Kernel) string {
 	t.Helper()
 	mke2fs, tree, image := guesttest.Tool(t, "mke2fs"), filepath.Join(t.TempDir(), "tree"), filepath.Join(t.TempDir(), "tree.img")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", guesttest.Asset(t, "tree-trixie"), tree).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if err := guesttest.CopyTree(guesttest.Asset(t, "tree-trixie"), tree); err != nil {
+		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(tree, "proof"), []byte(proofScript), 0o755)
 	writeFile(t, filepath.Join(tree, "etc/systemd/system/proof.service"), []byte(proofUnit), 0o644)

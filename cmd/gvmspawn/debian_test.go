@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,8 +19,8 @@ func debianTree(t *testing.T, asset, script string) string {
 		t.Skip("boots Debian trees on the software CPU: set GVMSPAWN_LONG=1")
 	}
 	tree := filepath.Join(t.TempDir(), "tree")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", guesttest.Asset(t, asset), tree).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if err := guesttest.CopyTree(guesttest.Asset(t, asset), tree); err != nil {
+		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(tree, "etc/report"), []byte("#!/bin/sh\nstate=$(systemctl is-system-running --wait)\necho STATE $state\n"+
 		"[ $state = running ] || systemctl --failed --no-legend\n"+script+"\nsystemctl poweroff\n"), 0o755)

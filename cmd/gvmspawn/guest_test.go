@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,8 +33,8 @@ func newDebianTree(t *testing.T, name string) *debian {
 	}
 	tree, kernel := guesttest.Asset(t, name), guesttest.KernelAsset(t, "kernel-trixie")
 	d := &debian{t: t, dir: t.TempDir(), kernel: kernel.Path}
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", tree, filepath.Join(d.dir, "tree")).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if err := guesttest.CopyTree(tree, filepath.Join(d.dir, "tree")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(d.dir, "tree/etc/machine-id"), nil, 0o444); err != nil {
 		t.Fatal(err)

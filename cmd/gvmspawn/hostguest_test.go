@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -66,8 +65,8 @@ func TestLongGuestOnHost(t *testing.T) {
 	onLongHost(t)
 	dir := t.TempDir()
 	tree, kernel := guesttest.Asset(t, "tree-sid"), guesttest.KernelAsset(t, "kernel-trixie")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", tree, filepath.Join(dir, "guest")).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if err := guesttest.CopyTree(tree, filepath.Join(dir, "guest")); err != nil {
+		t.Fatal(err)
 	}
 	copyDist(t, dir)
 	onHost(t, dir, guestJob, "--bind-ro="+kernel.Dir+":/kernel")

@@ -59,8 +59,8 @@ func fioRun(t *testing.T, cache string) {
 	qemuImg := guesttest.Tool(t, "qemu-img")
 	dir := t.TempDir()
 	tree := filepath.Join(dir, "tree")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", guesttest.Asset(t, "fio"), tree).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if err := guesttest.CopyTree(guesttest.Asset(t, "fio"), tree); err != nil {
+		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(tree, "init-fio"), []byte(fioScript), 0o755)
 	image := map[string]string{} // by the guest's name

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,8 +32,8 @@ func TestLongApt(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 
 	copied := filepath.Join(dir, "tree")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", tree, copied).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if err := guesttest.CopyTree(tree, copied); err != nil {
+		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(copied, "etc/apt/sources.list"), fmt.Appendf(nil, "deb [trusted=yes] http://%s/ ./\n", l.Addr()), 0o644)
 	writeFile(t, filepath.Join(copied, "init-apt"), []byte(`#!/bin/sh

@@ -4,6 +4,7 @@ package guesttest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,6 +80,15 @@ func Skip(t testing.TB, format string, args ...any) {
 		t.Fatalf(format, args...)
 	}
 	t.Skipf(format, args...)
+}
+
+// CopyTree copies a directory with owners, links and attributes, so that a guest may
+// write to it; where the file system can, the copy shares the data.
+func CopyTree(from, to string) error {
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the tree %s: %w: %s", from, err, out)
+	}
+	return nil
 }
 
 // sourceDir is the folder of this file. Tests run from a checkout.
