@@ -104,15 +104,20 @@ func (c *Config) firstNotBuiltIn() (name string, known bool) {
 		if m.Need != Required {
 			continue
 		}
-		if c.BuiltIn == nil || m.Driver == "" {
-			return m.Name, false
-		}
-		found, known := c.BuiltIn(m.Driver)
-		if !found {
+		if found, known := c.builtIn(m); !found {
 			return m.Name, known
 		}
 	}
 	return "", true
+}
+
+// builtIn searches the kernel itself for the module. known is false if that is
+// not possible.
+func (c *Config) builtIn(m Module) (found, known bool) {
+	if c.BuiltIn == nil || m.Driver == "" {
+		return false, false
+	}
+	return c.BuiltIn(m.Driver)
 }
 
 // modulesFrom collects the modules from one place.
@@ -131,7 +136,14 @@ func (c *Config) modulesFrom(p Place) ([]foundModule, error) {
 			x.addOptional(m.Name, m.Need)
 			continue
 		}
-		if err := x.add(m.Name, Required, 0); err != nil {
+		err := x.add(m.Name, Required, 0)
+		var miss *missingError
+		if errors.As(err, &miss) && miss.module == moduleName(m.Name) && x.builtin == nil {
+			if found, _ := c.builtIn(m); found {
+				continue // the list of such modules may be in another package than the modules
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

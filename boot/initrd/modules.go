@@ -68,7 +68,7 @@ func moduleName(p string) string {
 // index is what is known of the modules of one directory.
 type index struct {
 	tree    *moduleTree
-	builtin map[string]bool     // name → built in, for the names asked for
+	builtin map[string]bool     // name → built in; nil without modules.builtin
 	files   map[string]string   // name → path
 	deps    map[string][]string // name → names, from modules.dep; missing: ask the module itself
 	loaded  map[string]bool
@@ -78,13 +78,15 @@ type index struct {
 
 // newIndex reads the directory's lists.
 func newIndex(t *moduleTree) (*index, error) {
-	x := &index{tree: t, builtin: map[string]bool{}, files: map[string]string{}, deps: map[string][]string{}, loaded: map[string]bool{}}
+	x := &index{tree: t, files: map[string]string{}, deps: map[string][]string{}, loaded: map[string]bool{}}
 	b, err := t.read("modules.builtin", maxIndexFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		x.builtin = map[string]bool{}
+		for line := range bytes.Lines(b) {
+			x.builtin[moduleName(string(bytes.TrimSpace(line)))] = true
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
-	}
-	for line := range bytes.Lines(b) {
-		x.builtin[moduleName(string(bytes.TrimSpace(line)))] = true
 	}
 	b, err = t.read("modules.dep", maxIndexFile)
 	if err == nil && len(b) > 0 {

@@ -209,6 +209,34 @@ func TestBuildNothing(t *testing.T) {
 	}
 }
 
+// Where the list of built-in modules is in a package that is not installed, the
+// kernel itself is searched; where it is there, it is believed.
+func TestBuildWithoutList(t *testing.T) {
+	dir := "lib/modules/" + release + "/"
+	tree := testTree()
+	delete(tree, dir+"modules.builtin")
+	for name := range tree {
+		if strings.Contains(name, "virtio_pci") {
+			delete(tree, name)
+		}
+	}
+	c := testConfig(writeTree(t, tree))
+	c.Modules = c.Modules[:2]
+	c.Modules[1] = Module{Name: "fuse"}
+	if _, err := Build(c); err == nil || !strings.Contains(err.Error(), "virtio_pci") {
+		t.Errorf("an unknown kernel: %v", err)
+	}
+	c.BuiltIn = func(driver string) (bool, bool) { return driver == "virtio-pci", true }
+	if img, err := Build(c); err != nil || !slices.Equal(img.Modules, []string{"fuse"}) {
+		t.Errorf("a kernel with the driver: %v", err)
+	}
+	tree[dir+"modules.builtin"] = []byte("kernel/fs/ext4/ext4.ko\n")
+	c.Places[0].Root = writeTree(t, tree)
+	if _, err := Build(c); err == nil {
+		t.Error("the list was not believed")
+	}
+}
+
 // An Extra module is worth an initrd only if the guest cannot load it itself.
 func TestBuildExtra(t *testing.T) {
 	c := testConfig(writeTree(t, testTree()))

@@ -45,7 +45,7 @@ func TestLongBoots(t *testing.T) {
 		times = 20
 	}
 	tree := debianTree(t, "tree-trixie", "")
-	for _, kernel := range []string{"kernel-bookworm", "kernel-trixie", "kernel-bookworm-generic", "kernel-trixie-generic"} {
+	for _, kernel := range []string{"kernel-bookworm", "kernel-trixie", "kernel-bookworm-generic", "kernel-trixie-generic", "kernel-sid"} {
 		for _, cpus := range []int{1, 4} {
 			t.Run(fmt.Sprintf("%s/%d", kernel, cpus), func(t *testing.T) {
 				k := guesttest.KernelAsset(t, kernel)

@@ -5,7 +5,7 @@
 #   assets.sh NAME...
 #
 # Names:
-#   kernel-bookworm, kernel-trixie                  linux-image-cloud-amd64, unpacked
+#   kernel-bookworm, kernel-trixie, kernel-sid      linux-image-cloud-amd64, unpacked
 #   kernel-bookworm-generic, kernel-trixie-generic  linux-image-amd64, unpacked
 #   kernel-krun                                     libkrunfw5, unpacked: a kernel without PCI, inside a library
 #   busybox                                         a static busybox
@@ -96,23 +96,28 @@ unpack_all() {
 	for p in $2; do unpack "$1" "$p" "$3"; done
 }
 
-# dependency SUITE PACKAGE prints the first package that PACKAGE depends on.
-dependency() {
+# dependencies SUITE PACKAGE prints what PACKAGE depends on, one name a line.
+dependencies() {
 	local dir
 	dir=$(suite "$1")
 	apt-cache -o Dir="$dir" -o Dir::Etc="$dir/etc" -o Dir::State="$dir/state" -o Dir::Cache="$dir/cache" \
 		-o Dir::State::status="$dir/state/status" show "$2" |
-		sed -n 's/^Depends: \([^ ,]*\).*/\1/p' | head -n 1
+		awk -v RS= 'NR == 1' | sed -n 's/^Depends: //p' | tr ',' '\n' | awk '{print $1}'
 }
 
 # kernel SUITE META INTO unpacks the kernel that a metapackage names, makes
 # INTO/vmlinuz and the modules' dependency lists.
 kernel() {
-	local pkg
-	pkg=$(dependency "$1" "$2")
+	local pkg part
+	pkg=$(dependencies "$1" "$2" | grep -m 1 '^linux-image-[0-9]')
 	[ -n "$pkg" ] || die "no kernel package behind $2 of $1"
 	unpack "$1" "$pkg" "$3"
-	ln -sf "$(cd "$3" && ls boot/vmlinuz-*)" "$3/vmlinuz"
+	# From Debian 14 on, the package only names those with the kernel, its
+	# modules, and the lists of them.
+	for part in $(dependencies "$1" "$pkg" | grep -E '^linux-(binary|modules|base)-[0-9]'); do
+		unpack "$1" "$part" "$3"
+	done
+	ln -sf "$(cd "$3" && ls -d boot/vmlinuz-* usr/lib/modules/*/vmlinuz 2>/dev/null | head -n 1)" "$3/vmlinuz"
 	local mods="$3/lib/modules"
 	[ -d "$mods" ] || mods="$3/usr/lib/modules"
 	mkdir -p "$3/lib"
@@ -203,6 +208,7 @@ for name; do
 	case $name in
 	kernel-bookworm) make "$name" kernel bookworm linux-image-cloud-amd64 ;;
 	kernel-trixie) make "$name" kernel trixie linux-image-cloud-amd64 ;;
+	kernel-sid) make "$name" kernel sid linux-image-cloud-amd64 ;;
 	kernel-bookworm-generic) make "$name" kernel bookworm linux-image-amd64 ;;
 	kernel-trixie-generic) make "$name" kernel trixie linux-image-amd64 ;;
 	kernel-krun) make "$name" unpack sid libkrunfw5 ;;
