@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	stdnet "net"
+	"sync/atomic"
 	"testing"
 
 	"github.com/gvmspawn/gvmspawn/virtio"
@@ -15,7 +16,8 @@ import (
 // wire is a link whose packets to the guest come from a channel.
 type wire struct {
 	counter
-	frames chan []byte
+	frames  chan []byte
+	gsoType atomic.Int32 // of the packets
 }
 
 func (w *wire) Receive(pieces []virtq.Buffer, size int) (int, error) {
@@ -25,6 +27,7 @@ func (w *wire) Receive(pieces []virtq.Buffer, size int) (int, error) {
 	case f := <-w.frames:
 		n := copy(pieces[0].Bytes[HeaderLen:], f)
 		clear(pieces[0].Bytes[:HeaderLen])
+		pieces[0].Bytes[hdrGSOType] = byte(w.gsoType.Load())
 		return HeaderLen + n, nil
 	}
 }
@@ -289,6 +292,80 @@ func TestNumBuffers(t *testing.T) {
 	w.frames <- frameTo(broadcast, 0, 1)
 	if u := m.Queue[0].Wait(); binary.LittleEndian.Uint16(u.In[0][hdrNumBuffers:]) != 1 {
 		t.Errorf("without MRG_RXBUF: header % x", u.In[0][:HeaderLen])
+	}
+}
+
+// sized is a wire of an interface with an MTU.
+type sized struct {
+	*wire
+	mtu atomic.Int32
+}
+
+func (s *sized) MTU() uint16 { return uint16(s.mtu.Load()) }
+
+// §5.1.4.1: the MTU is the interface's of the time when the driver looks, and then
+// does not change; a frame that exceeds it, with the Ethernet header, is not passed
+// unless it is for the driver to cut into segments, nor is any dropped if the driver
+// did not negotiate the MTU.
+func TestMTU(t *testing.T) {
+	link := &sized{wire: &wire{counter: counter{interrupt: make(chan struct{}, 1)}, frames: make(chan []byte)}}
+	cfg := Config{MAC: ourMAC, Links: []Link{link}}
+	d, err := New(cfg)
+	if err != nil || d.Features().Has(FMTU) {
+		t.Fatalf("an interface without MTU: %v, %v", err, d.Features())
+	}
+	link.mtu.Store(1500)
+	if d, err = New(cfg); err != nil || !d.Features().Has(FMTU) {
+		t.Fatalf("no MTU offered: %v", err)
+	}
+	link.mtu.Store(1400)
+	for _, negotiated := range []bool{true, false} {
+		f := d.Features()
+		if !negotiated {
+			f &^= virtio.Bits(FMTU)
+		}
+		m := virtiotest.New(t, d, virtiotest.Options{Features: f})
+		if mtu := binary.LittleEndian.Uint16(m.Config(cfgMTU, 2)); mtu != 1400 {
+			t.Errorf("MTU %d", mtu)
+		}
+		link.mtu.Store(9000)
+		rx, dropped := m.Queue[0], d.Dropped()
+		for range 20 {
+			rx.Add(nil, []int{70000})
+		}
+		rx.Kick()
+		for _, c := range []struct {
+			name    string
+			vlan    uint16
+			size    int
+			gsoType byte
+			passes  bool
+		}{
+			{"as long as it can be", 0, 1414, GSONone, true},
+			{"a byte more", 0, 1415, GSONone, !negotiated},
+			{"as long with a VLAN", 5, 1418, GSONone, true},
+			{"a byte more with a VLAN", 5, 1419, GSONone, !negotiated},
+			{"ECN alone", 0, 9000, GSOECN, !negotiated},
+			{"segments", 0, 9000, GSOTCPv4, true},
+			{"segments with ECN", 0, 9000, GSOTCPv6 | GSOECN, true},
+		} {
+			frame := frameTo(broadcast, c.vlan, 1)
+			frame = append(frame, make([]byte, c.size-len(frame))...)
+			frame[len(frame)-1] = 0xa5
+			link.gsoType.Store(int32(c.gsoType))
+			link.frames <- frame
+			link.frames <- frameTo(broadcast, 0, 2) // certainly passes, whatever its offload
+			u := rx.Wait()
+			if passes := u.In[0][u.Written-1] == 0xa5; passes != c.passes {
+				t.Errorf("negotiated %v: %s: passed %v", negotiated, c.name, passes)
+			} else if passes {
+				rx.Wait()
+			}
+		}
+		if n := d.Dropped() - dropped; negotiated != (n == 3) || !negotiated && n != 0 {
+			t.Errorf("negotiated %v: %d frames dropped", negotiated, n)
+		}
+		m.Reset()
 	}
 }
 

@@ -44,7 +44,11 @@ func newRules(mac [6]byte, filterVLANs bool) *rules {
 // headLen is how much of a frame the rules look at: addresses, type, VLAN tag.
 const headLen = 18
 
-const typeVLAN = 0x8100 // IEEE 802.1Q
+// IEEE 802.1Q.
+const (
+	typeVLAN = 0x8100
+	vlanTag  = 4 // bytes
+)
 
 // accept reports whether the guest gets a frame.
 func (r *rules) accept(h *[headLen]byte) bool {

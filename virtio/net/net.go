@@ -21,7 +21,8 @@ var ErrClosed = errors.New("network link interrupted")
 // Link is the host side of an interface. A packet is a struct virtio_net_hdr
 // of HeaderLen bytes and an Ethernet frame, in pieces of guest memory.
 type Link interface {
-	// Features are the offloads (FCsum to FHostUSO) that it can take part in.
+	// Features are the offloads (FCsum, FHostTSO4, FGuestUSO6 and their like) that it
+	// can take part in.
 	Features() virtio.Features
 	// SetFeatures tells which offloads the driver negotiated. It is called
 	// before packets flow.
@@ -44,6 +45,12 @@ type Switch interface {
 	SetEnabled(on bool) error
 }
 
+// Sized is a Link of an interface of the host that has an MTU, in bytes. 0 means
+// that it cannot be known.
+type Sized interface {
+	MTU() uint16
+}
+
 // Carrier moves packets between a queue pair and its link (vhost).
 type Carrier interface {
 	// Start begins. fds are eventfds that send the used buffer notifications of rx
@@ -57,7 +64,8 @@ type Carrier interface {
 type Config struct {
 	// MAC is the guest's address, 6 bytes.
 	MAC stdnet.HardwareAddr
-	// MTU is offered to the guest, in bytes; 0 leaves it to the guest.
+	// MTU is offered to the guest, in bytes; 0 for that of a Sized link, else leaves it
+	// to the guest.
 	MTU uint16
 	// Speed is what the guest is told, in Mbit/s; 0 tells nothing.
 	Speed uint32
@@ -75,6 +83,7 @@ type Config struct {
 type Device struct {
 	cfg      Config
 	features virtio.Features
+	mtu      func() uint16 // the same at every call, 0 for none
 
 	mu       sync.Mutex // guards the configuration space below
 	mac      [6]byte
@@ -106,8 +115,16 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	d := &Device{cfg: cfg, mtu: func() uint16 { return cfg.MTU }}
+	hasMTU := cfg.MTU != 0
+	if l, ok := cfg.Links[0].(Sized); ok && !hasMTU && l.MTU() >= minMTU {
+		hasMTU = true
+		// §5.1.4.1: it does not change once it is set. It is set when the driver
+		// looks: by then who configures the host's interface has done so.
+		d.mtu = sync.OnceValue(func() uint16 { return max(l.MTU(), minMTU) })
+	}
 	f := virtio.Bits(FMAC, FStatus, FMrgRxbuf, FCtrlVQ, FCtrlRX, FCtrlRXExtra, FCtrlVLAN, FCtrlMACAddr, FGuestAnnounce)
-	if cfg.MTU != 0 {
+	if hasMTU {
 		f |= virtio.Bits(FMTU)
 	}
 	if cfg.Speed != 0 {
@@ -116,7 +133,7 @@ func New(cfg Config) (*Device, error) {
 	if len(cfg.Links) > 1 {
 		f |= virtio.Bits(FMQ)
 	}
-	d := &Device{cfg: cfg, features: f | cfg.Links[0].Features()}
+	d.features = f | cfg.Links[0].Features()
 	copy(d.mac[:], cfg.MAC)
 	d.up.Store(true)
 	d.rules.Store(newRules(d.mac, false))
@@ -157,7 +174,9 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	d.mu.Unlock()
 	binary.LittleEndian.PutUint16(c[cfgStatus:], status)
 	binary.LittleEndian.PutUint16(c[cfgMaxPairs:], uint16(len(d.cfg.Links)))
-	binary.LittleEndian.PutUint16(c[cfgMTU:], d.cfg.MTU)
+	if off <= cfgMTU+1 && off+uint64(len(p)) > cfgMTU {
+		binary.LittleEndian.PutUint16(c[cfgMTU:], d.mtu())
+	}
 	binary.LittleEndian.PutUint32(c[cfgSpeed:], d.cfg.Speed)
 	c[cfgDuplex] = duplexFull
 	clear(p)
@@ -221,7 +240,7 @@ func (d *Device) Activate(act *virtio.Activation) error {
 			break
 		}
 		if q := act.Queues[2*i]; q != nil {
-			d.workers.Go(func() { d.receive(q, l, act.Features.Has(FMrgRxbuf)) })
+			d.workers.Go(func() { d.receive(q, l, act.Features) })
 		}
 		if q := act.Queues[2*i+1]; q != nil {
 			d.workers.Go(func() { d.transmit(q, l) })

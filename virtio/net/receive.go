@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"github.com/gvmspawn/gvmspawn/virtio"
 	"github.com/gvmspawn/gvmspawn/virtio/virtq"
 )
 
@@ -21,8 +22,12 @@ type receiver struct {
 
 // receive feeds packets to the guest until the queue is closed or the link is
 // interrupted.
-func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
-	r := receiver{q: q, merge: merge}
+func (d *Device) receive(q *virtq.Queue, l Link, f virtio.Features) {
+	r := receiver{q: q, merge: f.Has(FMrgRxbuf)}
+	limit := MaxPacket
+	if f.Has(FMTU) {
+		limit = int(d.mtu())
+	}
 	var head [headLen]byte
 	for r.collect() {
 		q.Away()
@@ -41,10 +46,38 @@ func (d *Device) receive(q *virtq.Queue, l Link, merge bool) {
 			_ = d.SetLink(false)
 			return
 		}
-		if r.head(&head, n); d.up.Load() && d.rules.Load().accept(&head) {
+		r.head(&head, n)
+		switch {
+		case n > limit && r.tooLong(&head, n, limit):
+			d.dropped.Add(1)
+		case d.up.Load() && d.rules.Load().accept(&head):
 			r.deliver(n)
 		}
 	}
+}
+
+// tooLong reports whether a packet of n bytes, which are not for the driver to cut
+// into segments, is more than the MTU allows: "the device MUST NOT pass received
+// packets that exceed mtu (plus low level ethernet header length) size with gso_type
+// NONE or ECN" (§5.1.4.1).
+func (r *receiver) tooLong(h *[headLen]byte, n, mtu int) bool {
+	most := HeaderLen + maxEthernet + mtu
+	if binary.BigEndian.Uint16(h[12:]) != typeVLAN {
+		most -= vlanTag
+	}
+	return n > most && r.gsoType()&^GSOECN == GSONone
+}
+
+// gsoType is the packet's.
+func (r *receiver) gsoType() byte {
+	off := hdrGSOType
+	for _, b := range r.pieces {
+		if off < len(b.Bytes) {
+			return b.Bytes[off]
+		}
+		off -= len(b.Bytes)
+	}
+	return GSONone
 }
 
 // collect takes chains until MaxPacket fits, or, without merged buffers, one.

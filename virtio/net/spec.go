@@ -8,8 +8,12 @@ const (
 	FMAC           = 5  // MAC address is in the configuration
 	FGuestTSO4     = 7  // driver can receive TSOv4
 	FGuestTSO6     = 8  // driver can receive TSOv6
+	FGuestECN      = 9  // driver can receive TSO with ECN
+	FGuestUFO      = 10 // driver can receive UFO
 	FHostTSO4      = 11 // device can receive TSOv4
 	FHostTSO6      = 12 // device can receive TSOv6
+	FHostECN       = 13 // device can receive TSO with ECN
+	FHostUFO       = 14 // device can receive UFO
 	FMrgRxbuf      = 15 // driver can merge receive buffers
 	FStatus        = 16 // link status is in the configuration
 	FCtrlVQ        = 17 // control queue
@@ -35,7 +39,9 @@ const (
 	cfgDuplex   = 16 // u8
 	cfgSize     = 17
 
-	minMTU = 68
+	minMTU = 68 // §5.1.4.1
+	// maxEthernet is the low level header that comes on top of the MTU, with a VLAN tag.
+	maxEthernet = 18
 
 	statusLinkUp   = 1
 	statusAnnounce = 2

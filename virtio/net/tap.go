@@ -17,7 +17,8 @@ type TAP struct {
 	file *os.File
 	fd   int
 	wake int // eventfd of Interrupt
-	uso  bool
+
+	features virtio.Features
 
 	rx, tx []unix.Iovec // storage of one call each; Receive and Transmit have one caller
 }
@@ -70,43 +71,74 @@ func NewTAP(f *os.File) (*TAP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TAP: %w", err)
 	}
-	// USO came with Linux 6.2; older kernels refuse the bits.
-	uso := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
-	_ = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
-	return &TAP{file: f, fd: fd, wake: wake, uso: uso, rx: make([]unix.Iovec, maxIovecs), tx: make([]unix.Iovec, maxIovecs)}, nil
+	return &TAP{file: f, fd: fd, wake: wake, features: probe(fd), rx: make([]unix.Iovec, maxIovecs), tx: make([]unix.Iovec, maxIovecs)}, nil
 }
 
-// Features are the offloads of the kernel's TAP driver.
-func (t *TAP) Features() virtio.Features {
-	f := virtio.Bits(FCsum, FGuestCsum, FHostTSO4, FHostTSO6, FGuestTSO4, FGuestTSO6)
-	if t.uso {
-		f |= virtio.Bits(FHostUSO, FGuestUSO4, FGuestUSO6)
+// offloads are the features of a driver that the kernel must know of before it
+// sends it such packets, and what the kernel takes of the driver then.
+var offloads = []struct {
+	guest, host virtio.Features
+	tun         int // of TUNSETOFFLOAD, all of which must be asked for together
+	needs       int // what else must be asked for
+}{
+	{virtio.Bits(FGuestCsum), virtio.Bits(FCsum), unix.TUN_F_CSUM, 0},
+	{virtio.Bits(FGuestTSO4), virtio.Bits(FHostTSO4), unix.TUN_F_TSO4, unix.TUN_F_CSUM},
+	{virtio.Bits(FGuestTSO6), virtio.Bits(FHostTSO6), unix.TUN_F_TSO6, unix.TUN_F_CSUM},
+	{virtio.Bits(FGuestECN), virtio.Bits(FHostECN), unix.TUN_F_TSO_ECN, unix.TUN_F_TSO4 | unix.TUN_F_TSO6},
+	{virtio.Bits(FGuestUFO), virtio.Bits(FHostUFO), unix.TUN_F_UFO, unix.TUN_F_CSUM},
+	// USO came with Linux 6.2.
+	{virtio.Bits(FGuestUSO4, FGuestUSO6), virtio.Bits(FHostUSO), unix.TUN_F_USO4 | unix.TUN_F_USO6, unix.TUN_F_CSUM},
+}
+
+// probe asks the kernel for the offloads that it has: it refuses bits that it does
+// not know.
+func probe(fd int) virtio.Features {
+	var f virtio.Features
+	have := 0
+	for _, o := range offloads {
+		if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, have|o.tun) == nil {
+			have |= o.tun
+			f |= o.guest | o.host
+		}
 	}
+	_ = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
 	return f
 }
 
-// SetFeatures sets which offloaded packets the guest can receive.
+// Features are the offloads of the kernel's TAP driver.
+func (t *TAP) Features() virtio.Features { return t.features }
+
+// SetFeatures sets which offloaded packets the guest can receive. What the driver
+// negotiated without that on which it rests (§5.1.3.1) it does not get.
 func (t *TAP) SetFeatures(f virtio.Features) error {
-	var o int
-	for _, x := range []struct {
-		bit uint
-		tun int
-	}{
-		{FGuestCsum, unix.TUN_F_CSUM}, {FGuestTSO4, unix.TUN_F_TSO4}, {FGuestTSO6, unix.TUN_F_TSO6},
-		{FGuestUSO4, unix.TUN_F_USO4}, {FGuestUSO6, unix.TUN_F_USO6},
-	} {
-		if f.Has(x.bit) {
-			o |= x.tun
+	tun := 0
+	for _, o := range offloads {
+		if f&o.guest == o.guest && (o.needs == 0 || tun&o.needs != 0) {
+			tun |= o.tun
 		}
 	}
-	// Without GUEST_CSUM the driver may not have the others (§5.1.3.1).
-	if o&unix.TUN_F_CSUM == 0 {
-		o = 0
-	}
-	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, o); err != nil {
+	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, tun); err != nil {
 		return fmt.Errorf("TAP: set offloads: %w", err)
 	}
 	return nil
+}
+
+// MTU is that of the interface, or 0 if this process does not see it: it may be in
+// another network namespace.
+func (t *TAP) MTU() uint16 {
+	ifr, err := unix.NewIfreq("")
+	if err != nil || unix.IoctlIfreq(t.fd, unix.TUNGETIFF, ifr) != nil {
+		return 0
+	}
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = unix.Close(s) }()
+	if ifr, err = unix.NewIfreq(ifr.Name()); err != nil || unix.IoctlIfreq(s, unix.SIOCGIFMTU, ifr) != nil {
+		return 0
+	}
+	return uint16(min(ifr.Uint32(), 65535))
 }
 
 // SetEnabled attaches or detaches this queue of a TAP device with several: the kernel

@@ -170,6 +170,72 @@ func activation(t *testing.T, d *Device) *virtio.Activation {
 	return a
 }
 
+// §5.1.3: the offloads are those that the kernel takes. Any of them can be negotiated
+// without the others; what rests on one that is missing (§5.1.3.1) is left out.
+func TestTAPOffloads(t *testing.T) {
+	tap := tapQueues(t, 1)[0].(*TAP)
+	f := tap.Features()
+	for _, want := range []uint{FCsum, FGuestCsum, FHostTSO4, FGuestTSO4, FHostTSO6, FGuestTSO6, FHostECN, FGuestECN, FHostUFO, FGuestUFO} {
+		if !f.Has(want) {
+			t.Errorf("feature %d is not offered", want)
+		}
+	}
+	// Linux has these since 6.2, both or none.
+	uso := virtio.Bits(FHostUSO, FGuestUSO4, FGuestUSO6)
+	if f&uso != 0 && f&uso != uso {
+		t.Errorf("USO: %#x", f&uso)
+	}
+	for bits := range 1 << len(offloads) {
+		some := virtio.Features(0)
+		for i, o := range offloads {
+			if bits>>i&1 != 0 {
+				some |= f & (o.guest | o.host)
+			}
+		}
+		if err := tap.SetFeatures(some); err != nil {
+			t.Errorf("features %#x: %v", some, err)
+		}
+	}
+	if err := tap.SetFeatures(f &^ virtio.Bits(FGuestUSO4)); err != nil {
+		t.Errorf("USO of one protocol: %v", err)
+	}
+}
+
+// §5.1.4.1: the MTU offered is the interface's.
+func TestTAPMTU(t *testing.T) {
+	tap := tapQueues(t, 1)[0].(*TAP)
+	if n := tap.MTU(); n != 1500 {
+		t.Errorf("MTU %d at first", n)
+	}
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(tap.fd, unix.TUNGETIFF, ifr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(s)
+	if ifr, err = unix.NewIfreq(ifr.Name()); err == nil {
+		ifr.SetUint32(9000)
+		err = unix.IoctlIfreq(s, unix.SIOCSIFMTU, ifr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(Config{MAC: ourMAC, Links: []Link{tap}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mtu [2]byte
+	if d.ReadConfig(cfgMTU, mtu[:]); !d.Features().Has(FMTU) || binary.LittleEndian.Uint16(mtu[:]) != 9000 {
+		t.Errorf("features %v, MTU %d", d.Features(), binary.LittleEndian.Uint16(mtu[:]))
+	}
+}
+
 // TestTAPFrames: a frame of the guest reaches the interface and one of the host the
 // guest, through the queue that is attached.
 func TestTAPFrames(t *testing.T) {

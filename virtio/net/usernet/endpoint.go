@@ -56,9 +56,13 @@ func newEndpoint(intercept func([]byte) bool) *Endpoint {
 }
 
 // Features are all checksum and TCP segmentation offloads: a packet is only
-// ever cut into segments if it leaves the host.
+// ever cut into segments if it leaves the host. The guest's UDP may come as one
+// datagram to be cut into fragments (UFO), which it is not, or as many behind one
+// header (USO). To the guest there are neither: a datagram fits the MTU as it is, and
+// netstack, like the sockets behind it, has one at a time.
 func (e *Endpoint) Features() virtio.Features {
-	return virtio.Bits(vnet.FCsum, vnet.FGuestCsum, vnet.FHostTSO4, vnet.FHostTSO6, vnet.FGuestTSO4, vnet.FGuestTSO6)
+	return virtio.Bits(vnet.FCsum, vnet.FGuestCsum, vnet.FHostTSO4, vnet.FHostTSO6, vnet.FGuestTSO4, vnet.FGuestTSO6,
+		vnet.FHostUFO, vnet.FHostUSO)
 }
 
 // SetFeatures remembers what the guest can take, and drops what waits for an
@@ -74,6 +78,12 @@ func (e *Endpoint) SetFeatures(f virtio.Features) error {
 	return nil
 }
 
+// struct virtio_net_hdr (virtio 1.2 §5.1.6), byte offsets.
+const (
+	hdrGSOType = 1
+	hdrGSOSize = 4
+)
+
 // headMax holds all headers of a frame, and then some.
 const headMax = 512
 
@@ -83,9 +93,12 @@ func (e *Endpoint) Transmit(pieces []virtq.Buffer, size int) error {
 		return errFrame
 	}
 	g := gather{pieces: pieces}
-	var skip [vnet.HeaderLen]byte
-	if !g.read(skip[:]) {
+	var hdr [vnet.HeaderLen]byte
+	if !g.read(hdr[:]) {
 		return errFrame
+	}
+	if hdr[hdrGSOType] == vnet.GSOUDPL4 {
+		return e.transmitSegments(&g, size-vnet.HeaderLen, int(binary.LittleEndian.Uint16(hdr[hdrGSOSize:])))
 	}
 	// netstack recycles memory up to MaxChunkSize only, and the largest frames
 	// of segmentation offload are a few bytes longer.

@@ -338,14 +338,16 @@ func TestDHCP(t *testing.T) {
 }
 
 func FuzzTransmit(f *testing.F) {
-	f.Add([]byte("\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x08\x00\x45\x00\x00\x1c"))
-	f.Add([]byte("\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x86\xdd\x60\x00\x00\x00\x00\x08\x3a\xff"))
+	f.Add(byte(0), uint16(0), []byte("\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x08\x00\x45\x00\x00\x1c"))
+	f.Add(byte(0), uint16(0), []byte("\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x86\xdd\x60\x00\x00\x00\x00\x08\x3a\xff"))
+	f.Add(byte(vnet.GSOUDPL4), uint16(3), uncutFrame(netip.MustParseAddr("10.0.2.15"), DNS4, 5000, 53, []byte("seven b")))
+	f.Add(byte(vnet.GSOUDPL4), uint16(100), uncutFrame(Gateway6, DNS6, 5000, 53, make([]byte, 1000)))
 	n, err := New(Config{Resolvers: []netip.AddrPort{}})
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, frame []byte) {
-		p := append(make([]byte, vnet.HeaderLen), frame...)
+	f.Fuzz(func(t *testing.T, gsoType byte, gsoSize uint16, frame []byte) {
+		p := append(offload(gsoType, gsoSize), frame...)
 		_ = n.Transmit([]virtq.Buffer{{Bytes: p}}, len(p))
 		n.mu.Lock()
 		defer n.mu.Unlock()
