@@ -121,9 +121,12 @@ func (m *Machine) addRNG(host *pci.Host) error {
 	return m.plug(host, "virtio-rng", dev)
 }
 
-// addBalloon offers no free page hinting (balloon.Config.Hint): that tells what need
-// not be saved, and nothing saves a machine's memory. What the guest does not need
-// goes back to the host by reporting.
+// addBalloon offers no free page hinting (balloon.Config.Hint). It tells what need not
+// be saved or moved, and nothing saves or moves a machine's memory. To give memory back
+// to the host it is of no use: the guest may use a hinted page again before we have
+// even seen the hint (§5.5.6.5.1), so dropping it needs a record of all writes since the
+// run began and everything stopped for a moment. What the guest does not need goes
+// back by reporting, where a page stays free until we are done with it.
 func (m *Machine) addBalloon(host *pci.Host) error {
 	m.balloon = balloon.New(balloon.Config{Memory: m.mem, Reporting: true, Stats: true})
 	return m.plug(host, "virtio-balloon", m.balloon)

@@ -62,10 +62,12 @@ type Device struct {
 	pages uint32 // num_pages: the host's target
 	used  uint32 // actual: what the driver says it gave up
 	cmdID uint32
-	runID uint32 // last run of hinting
-	asked uint64 // requests for statistics
-	got   uint64 // answers
-	stats Stats
+	// poison is what the driver fills free pages with, if it negotiated PAGE_POISON.
+	poison uint32
+	runID  uint32 // last run of hinting
+	asked  uint64 // requests for statistics
+	got    uint64 // answers
+	stats  Stats
 }
 
 // New returns the device.
@@ -80,10 +82,10 @@ var noStats = Stats{-1, -1, -1, -1, -1, -1, -1, -1, -1, -1}
 // Type is the balloon's device ID (§5.5.1).
 func (d *Device) Type() virtio.Type { return virtio.TypeBalloon }
 
-// Features are the feature bits offered (§5.5.3). Not PAGE_POISON: without it
-// Linux reports no pages that it wants to keep a pattern in.
+// Features are the feature bits offered (§5.5.3). Without PAGE_POISON a Linux that
+// clears free pages (init_on_free=1) would not report them.
 func (d *Device) Features() virtio.Features {
-	f := virtio.Bits(VIRTIO_BALLOON_F_DEFLATE_ON_OOM)
+	f := virtio.Bits(VIRTIO_BALLOON_F_DEFLATE_ON_OOM, VIRTIO_BALLOON_F_PAGE_POISON)
 	if d.cfg.Stats {
 		f |= virtio.Bits(VIRTIO_BALLOON_F_STATS_VQ)
 	}
@@ -108,16 +110,23 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	binary.LittleEndian.PutUint32(b[configNumPages:], d.pages)
 	binary.LittleEndian.PutUint32(b[configActual:], d.used)
 	binary.LittleEndian.PutUint32(b[configCmdID:], d.cmdID)
+	binary.LittleEndian.PutUint32(b[configPoison:], d.poison)
 	d.mu.Unlock()
 	virtio.ReadConfigBytes(p, b[:], off)
 }
 
-// WriteConfig takes actual.
+// WriteConfig takes actual and poison_val.
 func (d *Device) WriteConfig(off uint64, p []byte) {
-	if off == configActual && len(p) == 4 {
-		d.mu.Lock()
+	if len(p) != 4 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch off {
+	case configActual:
 		d.used = binary.LittleEndian.Uint32(p)
-		d.mu.Unlock()
+	case configPoison:
+		d.poison = binary.LittleEndian.Uint32(p)
 	}
 }
 
@@ -161,7 +170,9 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	d.start(q[queueDeflate], d.deflate)
 	d.start(q[queueStats], d.statistics)
 	d.start(q[queueFreePage], d.hints)
-	d.start(q[queueReporting], d.reports)
+	// §5.5.6.6.1: poison_val does not change once the driver is up.
+	keep := a.Features.Has(VIRTIO_BALLOON_F_PAGE_POISON) && d.poison != 0
+	d.start(q[queueReporting], func(q *virtq.Queue) { d.reports(q, keep) })
 	return nil
 }
 
@@ -208,7 +219,7 @@ func (d *Device) Reset() {
 	d.over.Store(true)
 	d.mu.Lock()
 	d.act = nil
-	d.used = 0
+	d.used, d.poison = 0, 0
 	d.cmdID = VIRTIO_BALLOON_CMD_ID_STOP
 	d.cond.Broadcast()
 	d.mu.Unlock()

@@ -45,7 +45,7 @@ func pfns(p ...uint32) []byte {
 // §5.5.4, §5.5.3.
 func TestConfig(t *testing.T) {
 	d, m, _ := machine(t)
-	if f := d.Features(); f != virtio.Bits(1, 2, 3, 5) {
+	if f := d.Features(); f != virtio.Bits(1, 2, 3, 4, 5) {
 		t.Errorf("features %#x", f)
 	}
 	d.SetTarget(10<<20 + 5)
@@ -108,6 +108,43 @@ func TestReporting(t *testing.T) {
 		virtqtest.Desc{Addr: gpa + 32768, Len: 32768, Flags: virtqtest.DescWrite})()
 	if b[4095] != 7 || b[4096] != 0 || b[3*4096-1] != 0 || b[3*4096] != 7 || b[32768] != 0 || b[65535] != 0 {
 		t.Error("wrong pages dropped")
+	}
+}
+
+// §5.5.6.7.2: with PAGE_POISON a reported page holds poison_val or what it held: it is
+// dropped if that is 0, as of a Linux with init_on_free=1. Without the feature the
+// value does not count, and none outlives a reset.
+func TestPoison(t *testing.T) {
+	for _, c := range []struct {
+		features virtio.Features
+		poison   uint32
+		dropped  bool
+	}{
+		{virtio.Bits(VIRTIO_BALLOON_F_PAGE_REPORTING, VIRTIO_BALLOON_F_PAGE_POISON), 0, true},
+		{virtio.Bits(VIRTIO_BALLOON_F_PAGE_REPORTING, VIRTIO_BALLOON_F_PAGE_POISON), 0xaaaaaaaa, false},
+		{virtio.Bits(VIRTIO_BALLOON_F_PAGE_REPORTING), 0xaaaaaaaa, true},
+	} {
+		m := virtqtest.NewMemory(t, 16<<20)
+		d := New(Config{Memory: m.Memory, Reporting: true})
+		d.WriteConfig(12, pfns(c.poison)) // before DRIVER_OK (§5.5.6.6.1)
+		vm := virtiotest.New(t, d, virtiotest.Options{Memory: m, Features: c.features, Skip: []int{2, 3}})
+		if got := vm.Config(12, 4); !bytes.Equal(got, pfns(c.poison)) {
+			t.Errorf("poison_val % x", got)
+		}
+		gpa := m.Alloc(8192)
+		gpa = (gpa + 4095) &^ 4095
+		b := m.Bytes(gpa, 4096)
+		for i := range b {
+			b[i] = 0xaa
+		}
+		vm.Queue[4].Again(virtqtest.Desc{Addr: gpa, Len: 4096, Flags: virtqtest.DescWrite})()
+		if dropped := b[0] == 0 && b[4095] == 0; dropped != c.dropped {
+			t.Errorf("features %#x, poison_val %#x: dropped %v", c.features, c.poison, dropped)
+		}
+		vm.Reset()
+		if got := vm.Config(12, 4); !bytes.Equal(got, pfns(0)) {
+			t.Errorf("poison_val % x after a reset", got)
+		}
 	}
 }
 

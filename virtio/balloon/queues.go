@@ -85,8 +85,10 @@ func (d *Device) deflate(q *virtq.Queue) {
 }
 
 // reports is the worker of the reporting_vq: each device-writable buffer is
-// free memory, which stays free until the buffer is given back (§5.5.6.7).
-func (d *Device) reports(q *virtq.Queue) {
+// free memory, which stays free until the buffer is given back (§5.5.6.7). keep
+// says that it is full of a poison_val other than 0, and "the device MUST NOT modify
+// the content of a reported page to a value other than poison_val" (§5.5.6.7.2).
+func (d *Device) reports(q *virtq.Queue, keep bool) {
 	var c virtq.Chain
 	for q.Wait() {
 		for q.Pop(&c) {
@@ -94,7 +96,9 @@ func (d *Device) reports(q *virtq.Queue) {
 				if d.over.Load() {
 					return
 				}
-				_ = d.cfg.Memory.Discard(b.GPA, uint64(len(b.Bytes)))
+				if !keep {
+					_ = d.cfg.Memory.Discard(b.GPA, uint64(len(b.Bytes)))
+				}
 			}
 			q.Push(&c, 0)
 		}

@@ -29,6 +29,7 @@ const (
 	configNumPages = 0
 	configActual   = 4
 	configCmdID    = 8
+	configPoison   = 12
 	configSize     = 16
 )
 
