@@ -287,6 +287,9 @@ type Disk struct {
 	Removable bool
 	// File, if set, is the open image; Path is then its name for people.
 	File *os.File
+	// AnyBacking lets a qcow2 image name backing files anywhere on the host, not only
+	// in its own directory.
+	AnyBacking bool
 }
 
 // NIC is a network interface.

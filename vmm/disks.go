@@ -116,7 +116,7 @@ func (m *Machine) virtioFunction(name string, dev interface {
 
 // openDisk opens the image of a disk in the named format.
 func openDisk(d *Disk) (disk.Image, error) {
-	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral || d.Bus == DiskCDROM, File: d.File}
+	o := disk.Options{ReadOnly: d.ReadOnly || d.Ephemeral || d.Bus == DiskCDROM, File: d.File, AnyBacking: d.AnyBacking}
 	var image disk.Image
 	var err error
 	switch d.Format {

@@ -129,6 +129,7 @@ func (p *plan) assemble(log *slog.Logger) error {
 	for i := range p.cfg.Disks {
 		p.cfg.Disks[i].ID = fmt.Sprintf("bd%d", i)
 		p.cfg.Disks[i].Cache = diskCache(s.diskCache)
+		p.cfg.Disks[i].AnyBacking = s.anyBacking()
 	}
 	line, err := s.commandLine(p.options, root, p.serialToo())
 	p.cfg.Boot.KASLR = s.kaslr
@@ -203,7 +204,7 @@ func (p *plan) idMap() (shift, count uint32) {
 // rootImage is the disk image as the machine gets it.
 func (p *plan) rootImage() vmm.Disk {
 	s := p.s
-	d := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral}
+	d := vmm.Disk{Path: p.image.Path, Format: diskFormat(s.imageFormat), Bus: diskBus(s.diskType), Discard: s.discard, Ephemeral: s.ephemeral, AnyBacking: s.anyBacking()}
 	d.ReadOnly, d.Serial, d.ID = d.Bus == vmm.DiskCDROM, serial(p.image.Path, d.Bus), rootDiskID
 	return d
 }
@@ -302,6 +303,9 @@ func diskFormat(s string) vmm.DiskFormat {
 	}
 	return vmm.FormatRaw
 }
+
+// anyBacking reports whether images may have backing files anywhere.
+func (s *settings) anyBacking() bool { return s.diskBacking == "anywhere" }
 
 func diskCache(s string) vmm.DiskCache {
 	return map[string]vmm.DiskCache{"none": vmm.CacheNone, "unsafe": vmm.CacheUnsafe}[s]

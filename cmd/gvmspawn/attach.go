@@ -79,7 +79,7 @@ func (c remote) AddDisk(d control.Disk) (string, error) {
 
 // newDisk is a disk as the machine gets it.
 func (c remote) newDisk(d control.Disk) (vmm.Disk, error) {
-	disk := vmm.Disk{ID: d.ID, File: d.File, Format: diskFormat(d.Format), ReadOnly: d.ReadOnly, Discard: d.Discard, Serial: d.Serial, Removable: true, Cache: diskCache(c.r.s.diskCache)}
+	disk := vmm.Disk{ID: d.ID, File: d.File, Format: diskFormat(d.Format), ReadOnly: d.ReadOnly, Discard: d.Discard, Serial: d.Serial, Removable: true, Cache: diskCache(c.r.s.diskCache), AnyBacking: c.r.s.anyBacking()}
 	for bus, name := range diskDrivers {
 		if name == d.Driver {
 			disk.Bus = bus

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/gvmspawn/gvmspawn/vmm"
+	"github.com/gvmspawn/gvmspawn/vmm/disk/qcow2"
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
@@ -113,18 +114,18 @@ func TestBadDevices(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	tinyKernel(t, dir)
-	qcow2 := binary.BigEndian.AppendUint32([]byte("QFI\xfb"), 3)
-	qcow2 = append(qcow2, make([]byte, 4096)...)
-	qcow2[23] = 16                                                  // cluster_bits
-	binary.BigEndian.PutUint64(qcow2[24:], 1<<20)                   // size
-	binary.BigEndian.PutUint32(qcow2[36:], 0x7fff_ffff)             // l1_size
-	binary.BigEndian.PutUint32(qcow2[100:], 104)                    // header_length
-	binary.BigEndian.PutUint32(qcow2[96:], 4)                       // refcount_order
-	backed := append([]byte(nil), qcow2...)                         // with a backing file
+	huge := binary.BigEndian.AppendUint32([]byte("QFI\xfb"), 3)
+	huge = append(huge, make([]byte, 4096)...)
+	huge[23] = 16                                                   // cluster_bits
+	binary.BigEndian.PutUint64(huge[24:], 1<<20)                    // size
+	binary.BigEndian.PutUint32(huge[36:], 0x7fff_ffff)              // l1_size
+	binary.BigEndian.PutUint32(huge[100:], 104)                     // header_length
+	binary.BigEndian.PutUint32(huge[96:], 4)                        // refcount_order
+	backed := append([]byte(nil), huge...)                          // with a backing file
 	binary.BigEndian.PutUint64(backed[8:], 1024)                    // backing_file_offset
 	binary.BigEndian.PutUint32(backed[16:], uint32(len("json:{}"))) // backing_file_size
 	copy(backed[1024:], "json:{}")
-	for name, data := range map[string][]byte{"raw": make([]byte, 1<<20), "used": make([]byte, 1<<20), "odd": make([]byte, 1000), "empty-file": nil, "huge": qcow2, "backed": backed} {
+	for name, data := range map[string][]byte{"raw": make([]byte, 1<<20), "used": make([]byte, 1<<20), "odd": make([]byte, 1000), "empty-file": nil, "huge": huge, "backed": backed} {
 		writeFile(t, at(name), data, 0o644)
 	}
 	if err := os.Mkdir(at("tree"), 0o755); err != nil {
@@ -133,6 +134,21 @@ func TestBadDevices(t *testing.T) {
 	if err := syscall.Mkfifo(at("fifo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	for name, backing := range map[string]string{"escapes": "../../etc/passwd", "absolute": "/proc/version", "loop": "loop2", "loop2": "loop", "plain": "raw"} {
+		format := "raw"
+		if strings.HasPrefix(name, "loop") {
+			format = "qcow2"
+		}
+		if err := qcow2.Create(at(name), qcow2.CreateOptions{Size: 1 << 20, Backing: backing, BackingFormat: format}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unreferenced, err := os.ReadFile(at("plain"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.BigEndian.PutUint32(unreferenced[56:], 0) // refcount_table_clusters
+	writeFile(t, at("unreferenced"), unreferenced, 0o644)
 	used, err := vmm.OpenDisk(vmm.Disk{Path: at("used")})
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +164,12 @@ func TestBadDevices(t *testing.T) {
 		{"--extra-drive=qcow2:raw", "raw: not a qcow2 image"},
 		{"--extra-drive=qcow2:huge", "huge: L1 table of 2147483647 entries is too large"},
 		{"--extra-drive=qcow2:backed", "backed: "},
+		{"--extra-drive=qcow2:escapes", "escapes: backing file ../../etc/passwd is outside the image's directory"},
+		{"--extra-drive=qcow2:absolute", "absolute: backing file /proc/version is outside the image's directory"},
+		{"--extra-drive=qcow2:absolute --disk-backing=anywhere", "absolute: size of disk image /proc/version: "},
+		{"--extra-drive=qcow2:escapes --disk-backing=above", "expected one of beside, anywhere"},
+		{"--extra-drive=qcow2:loop", "loop leads back to itself"},
+		{"--extra-drive=qcow2:unreferenced", "unreferenced: refcount table of 0"},
 		{"--extra-drive=odd", "odd has 1000 bytes, but a raw disk is a positive multiple of 512"},
 		{"--extra-drive=empty-file", "empty-file has 0 bytes"},
 		{"--extra-drive=nvme:odd", "odd has 1000 bytes"},

@@ -20,6 +20,8 @@ var docs = map[string]string{
 	"cpus":          `QEMU's form is understood: what of sockets, cores and threads is not given follows from the rest, with cores first.`,
 	"image-disk-type": `With pmem, which is not systemd-vmspawn's, a raw image is persistent memory that the guest maps, /dev/pmem0: with rootflags=dax a file system
 		that can do it (ext4, XFS) needs no page cache of its own. Changes of a read-only or ephemeral image stay in memory.`,
+	"disk-backing": `Whoever made an image can name any file of this host as its backing file, which the guest reads then. With beside, the default, only those in the image's
+		directory or below it are taken, and no link leads out of it; with anywhere all.`,
 	"ram": `Sizes are rounded up to whole MiB. With a maximum the machine has a virtio memory device, by which "gvmspawn memory" gives the guest more; it has as
 		many slots as it needs, whatever the number. The guest takes it as movable memory unless a kernel argument memhp_default_state= says otherwise.`,
 	"kvm": `With auto, KVM is used where it works and can run an unmodified kernel; else the software CPU is used and a message says why. With yes,

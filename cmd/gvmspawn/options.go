@@ -144,6 +144,7 @@ func (s *settings) imageOptions() []getopt.Option {
 		{Long: "image-disk-type", Arg: "TYPE", Values: arg.DiskTypes, Help: "How disks are attached: virtio-blk, virtio-scsi, nvme, scsi-cd or pmem", Set: word(&s.diskType, arg.DiskTypes)},
 		{Long: "discard-disk", Arg: "BOOL", Values: boolWords, Help: "Let the guest's discard punch holes into images", Set: value(&s.discard, arg.Bool)},
 		{Long: "disk-cache", Own: true, Arg: "MODE", Values: arg.DiskCaches, Help: "How the host caches disks: writeback, none (direct I/O, raw images) or unsafe (never flushed)", Set: word(&s.diskCache, arg.DiskCaches)},
+		{Long: "disk-backing", Own: true, Arg: "PLACE", Values: arg.DiskBackings, Help: "Where qcow2 images may have backing files: beside (in or below their directory) or anywhere", Set: word(&s.diskBacking, arg.DiskBackings)},
 		{Long: "grow-image", Short: 'G', Arg: "BYTES", Help: "Grow the image to this size if it is smaller", Set: value(&s.growImage, optionalSize)},
 		{Long: "extra-drive", Arg: "[FORMAT:][TYPE:]PATH", Files: "file", Help: "Attach another disk", Set: list(&s.extraDrives, arg.ParseDrive)},
 		{Long: "bind-volume", Arg: "PROVIDER:VOLUME", Help: "Attach a storage volume (not supported yet)", Set: unsupported("storage providers are")},

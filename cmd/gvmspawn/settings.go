@@ -24,7 +24,7 @@ type settings struct {
 	ephemeral                 bool
 	imageFormat               string
 	diskType                  string
-	diskCache                 string
+	diskCache, diskBacking    string
 	discard                   bool
 	growImage                 uint64
 	extraDrives               []arg.Drive
@@ -98,7 +98,7 @@ const hostShell = "host"
 // newSettings returns the defaults.
 func newSettings() *settings {
 	return &settings{
-		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk", diskCache: "writeback", virtio: "pci", ring: "split",
+		cpus: arg.Topology{CPUs: 1}, ram: arg.Memory{Size: 2 << 30}, discard: true, imageFormat: "raw", diskType: "virtio-blk", diskCache: "writeback", diskBacking: "beside", virtio: "pci", ring: "split",
 		notifyReady: true, passSSHKey: true, sshKeyType: "ed25519", console: "interactive", transport: "virtio",
 		stopTimeout: 90, tpmState: tpmStateAuto, firmware: firmwareAuto, features: firmware.NewFeatures(),
 	}

@@ -21,6 +21,8 @@ type Options struct {
 	// File, if set, is the open file; the path is then for people and for
 	// what lies beside it. Where possible it is opened anew, for a lock of its own.
 	File *os.File
+	// AnyBacking lets an image name backing files anywhere, not only beside it.
+	AnyBacking bool
 }
 
 // Raw is a disk whose bytes are those of a file or block device.

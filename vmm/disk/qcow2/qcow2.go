@@ -20,8 +20,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/gvmspawn/gvmspawn/vmm/disk"
@@ -123,7 +121,7 @@ func openFile(f *os.File, path string, o disk.Options, above []os.FileInfo) (*Im
 	if err := m.load(raw.Size()); err != nil {
 		return nil, err
 	}
-	if err := m.openBacking(f, path, above); err != nil {
+	if err := m.openBacking(f, path, o.AnyBacking, above); err != nil {
 		return nil, err
 	}
 	if !o.ReadOnly {
@@ -172,8 +170,9 @@ func (m *Image) unprotect(off, n uint64) {
 }
 
 // openBacking opens the backing file that the header names. The guest cannot
-// write the header: it is from whoever made the file that the user named.
-func (m *Image) openBacking(f *os.File, path string, above []os.FileInfo) error {
+// write the header, but whoever made the image may be a stranger to the user and
+// mean another file of the host: see findBacking.
+func (m *Image) openBacking(f *os.File, path string, anywhere bool, above []os.FileInfo) error {
 	if m.h.backing == "" {
 		return nil
 	}
@@ -185,12 +184,14 @@ func (m *Image) openBacking(f *os.File, path string, above []os.FileInfo) error 
 	if len(above) > maxDepth {
 		return fmt.Errorf("more than %d backing files", maxDepth)
 	}
-	name := m.h.backing
-	if i := strings.IndexAny(name, ":/"); i >= 0 && name[i] == ':' {
-		return fmt.Errorf("backing file %q is not a plain path", name)
+	name, file, err := findBacking(m.h.backing, path, anywhere)
+	if err != nil {
+		return err
 	}
-	if !filepath.IsAbs(name) {
-		name = filepath.Join(filepath.Dir(path), name)
+	o := disk.Options{ReadOnly: true, AnyBacking: anywhere}
+	if file != nil {
+		defer file.Close()
+		o.File = file
 	}
 	if st, err := os.Stat(name); err == nil {
 		for _, a := range above {
@@ -201,9 +202,9 @@ func (m *Image) openBacking(f *os.File, path string, above []os.FileInfo) error 
 	}
 	switch m.h.backingFormat {
 	case "raw":
-		m.backing, err = disk.OpenRaw(name, disk.Options{ReadOnly: true})
+		m.backing, err = disk.OpenRaw(name, o)
 	case "qcow2":
-		m.backing, err = open(name, disk.Options{ReadOnly: true}, above)
+		m.backing, err = open(name, o, above)
 	case "":
 		err = fmt.Errorf("the format of backing file %s is not recorded, and is never guessed: set it with qemu-img rebase -u -F raw (or qcow2) -b", name)
 	default:

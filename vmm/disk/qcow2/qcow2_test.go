@@ -3,6 +3,7 @@ package qcow2
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,6 +115,72 @@ func TestBacking(t *testing.T) {
 			if got, _ := os.ReadFile(raw); !bytes.Equal(got, base) {
 				t.Error("backing file changed")
 			}
+		}
+	}
+}
+
+// A backing file is in the image's directory or below it, however it is named, or
+// anywhere if the user says so; what it rests on itself, too.
+func TestBackingPlace(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, d := range []string{"images/below", "other"} {
+		if err := os.MkdirAll(at(d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range []string{"images/base", "images/below/base", "other/base"} {
+		write(t, at(f), bytes.Repeat([]byte(f), 512))
+	}
+	if err := errors.Join(os.Symlink("images", at("link")), os.Symlink("../base", at("images/below/up"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(at("images/below/middle"), CreateOptions{Size: 4096, Backing: "../../other/base", BackingFormat: "raw"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		image, backing, format string
+		want                   string // what the file begins with; "" if it is outside
+		anywhere               string
+	}{
+		{"images/top", "base", "raw", "images/base", "images/base"},
+		{"images/top", "below/base", "raw", "images/below/base", "images/below/base"},
+		{"images/top", "below/../base", "raw", "images/base", "images/base"},
+		{"images/top", "below/up", "raw", "images/base", "images/base"},
+		{"images/top", at("images/base"), "raw", "images/base", "images/base"},
+		{"link/top", at("images/base"), "raw", "images/base", "images/base"},
+		{"images/top", at("link/base"), "raw", "", "images/base"},
+		{"images/top", "../other/base", "raw", "", "other/base"},
+		{"images/top", at("other/base"), "raw", "", "other/base"},
+		{"images/top", "below/middle", "qcow2", "", "other/base"},
+		{"images/below/top", "../base", "raw", "", "images/base"},
+	} {
+		path := at(c.image)
+		_ = os.Remove(path)
+		if err := Create(path, CreateOptions{Size: 4096, Backing: c.backing, BackingFormat: c.format}); err != nil {
+			t.Fatal(err)
+		}
+		for _, anywhere := range []bool{false, true} {
+			want := c.want
+			if anywhere {
+				want = c.anywhere
+			}
+			m, err := Open(path, disk.Options{AnyBacking: anywhere})
+			if want == "" {
+				if err == nil || !strings.Contains(err.Error(), "is outside the image's directory") {
+					t.Errorf("%s over %s: %v", c.image, c.backing, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s over %s: %v", c.image, c.backing, err)
+				continue
+			}
+			got := make([]byte, 512)
+			if err := m.ReadAt([][]byte{got}, 0); err != nil || !bytes.HasPrefix(got, []byte(want)) {
+				t.Errorf("%s over %s, anywhere %v: %q, %v", c.image, c.backing, anywhere, got[:20], err)
+			}
+			_ = m.Close()
 		}
 	}
 }
@@ -264,6 +331,9 @@ func TestHostileHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "base"), make([]byte, 512))
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "below"), 0o755), os.Symlink("/etc/hostname", filepath.Join(dir, "below/out"))); err != nil {
+		t.Fatal(err)
+	}
 	image, _ := os.ReadFile(good)
 	be := binary.BigEndian
 	u32 := func(off int, v uint32) func([]byte) { return func(b []byte) { be.PutUint32(b[off:], v) } }
@@ -301,8 +371,12 @@ func TestHostileHeaders(t *testing.T) {
 		"NUL":                        name("a\x00b"),
 		"not a plain path":           name("json:{}"),
 		"back to itself":             name("bad"),
-		"is a directory":             name("/"),
-		"no such file":               name("/nonexistent"),
+		"is a directory":             name("below"),
+		"no such file":               name("nonexistent"),
+		"../base is outside":         name("../base"),
+		"/etc/hostname is outside":   name("/etc/hostname"),
+		"below/out is outside":       name("below/out"),
+		"below/../../x is outside":   name("below/../../x"),
 		"never guessed":              u32(headerV3, 0x12345678),
 		"unsupported format":         func(b []byte) { copy(b[headerV3+8:], "vdi") },
 	} {

@@ -63,9 +63,10 @@ func cutEscaped(s string) (before, after string, found bool) {
 // DiskFormats and DiskTypes are the words of --extra-drive= and of
 // --image-format= and --image-disk-type=.
 var (
-	DiskFormats = []string{"raw", "qcow2"}
-	DiskCaches  = []string{"writeback", "none", "unsafe"}
-	DiskTypes   = []string{"virtio-blk", "virtio-scsi", "nvme", "scsi-cd", "pmem"}
+	DiskFormats  = []string{"raw", "qcow2"}
+	DiskCaches   = []string{"writeback", "none", "unsafe"}
+	DiskBackings = []string{"beside", "anywhere"}
+	DiskTypes    = []string{"virtio-blk", "virtio-scsi", "nvme", "scsi-cd", "pmem"}
 )
 
 // OneOf checks that s is one of the words.
