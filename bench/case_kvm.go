@@ -28,7 +28,8 @@ type insideJob struct {
 	// Share is a directory to make before, Server what must run beside.
 	Share  string   `json:"share,omitempty"`
 	Server []string `json:"server,omitempty"`
-	RAM    int      `json:"ram,omitempty"` // MiB, of insideIdle
+	RAM    int      `json:"ram,omitempty"`   // MiB, of insideIdle
+	Vsock  string   `json:"vsock,omitempty"` // of insideVsock: how this side reaches the guest
 }
 
 // insideKind is what is measured of a job.
@@ -39,6 +40,7 @@ const (
 	insideJobs  insideKind = "jobs"  // what the guest program reports
 	insideIdle  insideKind = "idle"  // the process while its guest is idle
 	insideReady insideKind = "ready" // the time until READY=1
+	insideVsock insideKind = "vsock" // insideJobs with streams between the guest and this side
 )
 
 // insideResult is a line of the half in the testbed, after insideMark.
@@ -80,6 +82,8 @@ func (j *insideJob) run(ctx context.Context) (numbers, error) {
 	switch j.Kind {
 	case insideJobs:
 		return j.runGuest(ctx, limit)
+	case insideVsock:
+		return j.runVsock(ctx, limit)
 	case insideIdle:
 		return idleSubject(j.Name, machine{ram: j.RAM}, j.Argv).run(ctx)
 	case insideReady:

@@ -1,14 +1,17 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // streamMiB is how much each direction carries.
@@ -121,9 +124,7 @@ var vsockCase = benchmark{
 		m := machine{kernel: k.Path, initrd: initrd, ram: 512, vsock: true, append: fmt.Sprintf("bench.jobs=vsock bench.mib=%d", streamMiB)}
 		s := &guestSubject{limit: deviceLimit, env: []string{"RUNTIME_DIRECTORY=" + dir}, word: "VSOCK-LISTENS"}
 		s.argv = func() ([]string, error) { return e.gvmspawnArgs(m, "no", "--machine=bench"), nil }
-		s.beside = func(*process) error {
-			return errors.Join(vsockStream(filepath.Join(dir, "bench", "vsock"), '<'), vsockStream(filepath.Join(dir, "bench", "vsock"), '>'))
-		}
+		s.beside = func(*process) error { return vsockStreams(filepath.Join(dir, "bench", "vsock")) }
 		p.subjects = []subject{{"gvmspawn", s.run}}
 		if _, err := os.Stat("/dev/vhost-vsock"); err != nil {
 			p.skip("QEMU: there is no /dev/vhost-vsock on this host")
@@ -132,26 +133,62 @@ var vsockCase = benchmark{
 	},
 }
 
-// vsockStream connects to the guest program through the mux socket.
-func vsockStream(socket string, what byte) error {
-	c, err := net.DialTimeout("unix", socket, 10*time.Second)
+// vsockStreams connects to the guest program twice, for a stream each way.
+func vsockStreams(addr string) error {
+	return errors.Join(vsockStream(addr, '<'), vsockStream(addr, '>'))
+}
+
+// dialVsock connects to the guest program through a mux socket, or, if the address
+// is a number, to the guest with that context ID.
+func dialVsock(addr string) (io.ReadWriteCloser, error) {
+	if cid, err := strconv.ParseUint(addr, 10, 32); err == nil {
+		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Connect(fd, &unix.SockaddrVM{CID: uint32(cid), Port: vsockPort}); err != nil {
+			_ = unix.Close(fd)
+			return nil, fmt.Errorf("vsock connection: %w", err)
+		}
+		return os.NewFile(uintptr(fd), "vsock"), nil
+	}
+	c, err := net.DialTimeout("unix", addr, 10*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(c, "CONNECT %d\n", vsockPort); err != nil {
+		return nil, err
+	}
+	// The answer comes alone: the guest program sends when it is asked to.
+	line := make([]byte, 32)
+	if n, err := c.Read(line); err != nil || !bytes.HasPrefix(line[:n], []byte("OK ")) {
+		_ = c.Close()
+		return nil, fmt.Errorf("vsock connection: %q, %w", line[:n], err)
+	}
+	return c, nil
+}
+
+// vsockPort is where the guest program listens.
+const vsockPort = 5000
+
+// vsockStream is one stream: '<' from the guest, '>' to it.
+func vsockStream(addr string, what byte) error {
+	c, err := dialVsock(addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if _, err := fmt.Fprintf(c, "CONNECT 5000\n"); err != nil {
-		return err
-	}
-	r := bufio.NewReaderSize(c, 256<<10)
-	if line, err := r.ReadString('\n'); err != nil || line[:2] != "OK" {
-		return fmt.Errorf("vsock connection: %q, %w", line, err)
-	}
 	if _, err := c.Write([]byte{what}); err != nil {
 		return err
 	}
+	buf := make([]byte, 256<<10)
 	if what == '<' {
-		if _, err := io.CopyN(io.Discard, r, streamMiB<<20); err != nil {
-			return err
+		for left := streamMiB << 20; left > 0; {
+			n, err := c.Read(buf[:min(left, len(buf))])
+			if err != nil {
+				return err
+			}
+			left -= n
 		}
 		_, err := c.Write([]byte{what})
 		return err
@@ -159,6 +196,6 @@ func vsockStream(socket string, what byte) error {
 	if err := send(c, streamMiB); err != nil {
 		return err
 	}
-	_, err = r.ReadByte()
+	_, err = c.Read(buf[:1])
 	return err
 }

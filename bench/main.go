@@ -76,7 +76,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 var cases = []benchmark{
 	startCase, bootSoftCase, firmwareSoftCase, treeSoftCase, computeCase,
 	kvmStartCase, kvmBootCase, kvmReadyCase, kvmMemoryCase,
-	kvmFSCase, kvmMetaCase, kvmDAXCase,
+	kvmFSCase, kvmMetaCase, kvmDAXCase, kvmVsockCase,
 	memoryCase, sizeCase,
 	fsCase, metaCase, fsDAXCase,
 	blkCase, netCase, vsockCase,

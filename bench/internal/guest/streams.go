@@ -174,7 +174,7 @@ func fill(w io.Writer, buf []byte, mib int) error {
 // vsockPort is where the guest listens.
 const vsockPort = 5000
 
-// vsockJobs serve two connections of the host, one in each direction, and time
+// vsockJobs serve pairs of connections of the host, one in each direction, and time
 // what they carry.
 func vsockJobs(a arguments) error {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
@@ -189,7 +189,7 @@ func vsockJobs(a arguments) error {
 		return err
 	}
 	fmt.Println("VSOCK-LISTENS")
-	for range 2 {
+	for range 2 * a.number("times", 1) {
 		nfd, _, err := unix.Accept(fd)
 		if err != nil {
 			return err
