@@ -2,55 +2,37 @@ package vmm
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
-// inTestbed is set in the environment of this test program inside the testbed.
-const inTestbed = "GVMSPAWN_IN_TESTBED"
-
 // TestLongFirmwareKVM: OVMF on genuine kvm_amd reaches its shell, boots the disk and its
 // flash keeps a variable over a reboot, and so does the build that enforces Secure Boot from
-// System Management Mode: this program runs the tests below there, or those of
-// them that GVMSPAWN_TESTBED_RUN, a pattern without quotes, selects.
+// System Management Mode: this program runs the tests below there.
 func TestLongFirmwareKVM(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots a machine in the testbed: set GVMSPAWN_LONG=1")
 	}
-	self := filepath.Join(t.TempDir(), "vmm.test")
-	build := exec.Command("go", "test", "-c", "-o", self, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	code, vars := ovmf(t)
 	secure := secureOVMF(t, "OVMF_VARS_4M.ms.fd")
-	res := guesttest.Testbed{
-		Files: map[string]string{"bin/vmm.test": self, "ovmf/code.fd": code, "ovmf/vars.fd": vars, "ovmf/shell.fd": vars,
+	guesttest.Testbed{
+		Files: map[string]string{"ovmf/code.fd": code, "ovmf/vars.fd": vars, "ovmf/shell.fd": vars,
 			"ovmf/debian.fd": vars, "ovmf/secure.fd": secure.Code, "ovmf/keys.fd": secure.Vars, "ovmf/signed.fd": secure.Vars},
 		Disks:   []string{efiDisk(t, "kernel-trixie"), debianDisk(t), signedDisk(t)},
 		Memory:  3072,
 		Timeout: 30 * time.Minute,
-		Script:  inTestbed + "=1 vmm.test -test.v -test.run '" + cmp.Or(os.Getenv("GVMSPAWN_TESTBED_RUN"), "InTestbed$") + "'",
-	}.Run(t)
-	t.Log(res.Output)
-	if res.Status != 0 || !strings.Contains(res.Output, "--- PASS: ") {
-		t.Errorf("status %d", res.Status)
-	}
+	}.RunTests(t, "InTestbed$")
 }
 
 // inTestbedOnly skips a test elsewhere.
 func inTestbedOnly(t *testing.T) {
 	t.Helper()
-	if os.Getenv(inTestbed) == "" {
+	if !guesttest.InTestbed() {
 		t.Skip("TestLongFirmwareKVM runs it")
 	}
 }

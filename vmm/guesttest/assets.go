@@ -15,9 +15,16 @@ import (
 
 // Asset returns the path of something that assets.sh can fetch, fetching it
 // when it is not in the cache yet. It skips the test when that is impossible,
-// for instance without the network; with CI=true that is a failure.
+// for instance without the network; with CI=true that is a failure. Inside a testbed
+// it is what CarryAsset brought.
 func Asset(t testing.TB, name string) string {
 	t.Helper()
+	if dir := os.Getenv(carriedEnv); dir != "" {
+		if dir = filepath.Join(dir, name); !exists(dir) {
+			t.Fatalf("the testbed was not given %s", name)
+		}
+		return dir
+	}
 	cmd := exec.Command("bash", filepath.Join(sourceDir(), "assets.sh"), name)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -20,6 +20,9 @@ var binary, guestBinary, attestBinary built
 
 func (b *built) build(t testing.TB, name, pkg string) string {
 	t.Helper()
+	if InTestbed() {
+		return Tool(t, name)
+	}
 	b.once.Do(func() {
 		dir, err := os.MkdirTemp("", "gvmspawn-test-")
 		if err != nil {

@@ -2,9 +2,9 @@ package kvm
 
 import (
 	"encoding/binary"
-	"os"
 	"testing"
 
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 	"github.com/gvmspawn/gvmspawn/vmm/mem"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -55,7 +55,7 @@ func debugOnce(t *testing.T, c *VCPU, d *vcpu.Debug, want vcpu.Stop, addr, rip u
 
 // inTestbed: QEMU's TCG has neither debug registers in a nested guest nor an
 // intercept of INT3.
-func inTestbed() bool { return os.Getenv("GVMSPAWN_IN_TESTBED") != "" }
+func inTestbed() bool { return guesttest.InTestbed() }
 
 // TestDebug: steps, breakpoints and watchpoints stop where they should.
 func TestDebug(t *testing.T) {

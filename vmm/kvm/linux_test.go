@@ -181,7 +181,7 @@ func loadLinux(m *mem.Memory, dir string, cpus int) (vcpu.Registers, error) {
 
 // TestInTestbedLinux boots the testbed's kernel on its genuine KVM.
 func TestInTestbedLinux(t *testing.T) {
-	if os.Getenv("GVMSPAWN_IN_TESTBED") == "" {
+	if !guesttest.InTestbed() {
 		t.Skip("runs in the testbed, by TestBootTestbed")
 	}
 	if _, err := os.Stat(guestDir); err != nil {
