@@ -163,11 +163,9 @@ until_() { while [ "$(grep -c "$2" $out 2>/dev/null || true)" -lt $1 ]; do kill 
 tell() { grep -h -E 'CHECK|GAVE UP' $out | sed "s/^.*CHECK/CHECK/; s/^/$1: /"; grep -q -E 'FAIL|GAVE UP' $out && sed 's/^/| /' $out; rm -f $out; }
 `, filepath.Base(kernel.Path)),
 	}
-	for _, name := range []string{"swtpm", "swtpm_setup", "swtpm_localca", "swtpm_cert", "certtool"} {
-		guesttest.CarryProgram(t, bed.Files, name)
-	}
+	carrySwtpm(t, bed.Files)
 	tree := guestTree(t, `for d in $(cat /proc/cmdline); do case $d in do=*) . /${d#do=}.sh ;; esac; done`)
-	copyModules(t, kernel, tree, "watchdog/watchdog", "watchdog/wdat_wdt", "misc/pvpanic/pvpanic", "misc/pvpanic/pvpanic-mmio")
+	copyModules(t, kernel, tree, "drivers/watchdog/watchdog", "drivers/watchdog/wdat_wdt", "drivers/misc/pvpanic/pvpanic", "drivers/misc/pvpanic/pvpanic-mmio")
 	bed.Files["tree"] = tree
 	for _, d := range []struct {
 		name, begin string

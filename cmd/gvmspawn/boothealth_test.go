@@ -15,7 +15,7 @@ import (
 func copyModules(t *testing.T, kernel guesttest.Kernel, tree string, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		found, err := filepath.Glob(filepath.Join(kernel.Dir, "lib/modules", kernel.Version, "kernel/drivers", name+".ko*"))
+		found, err := filepath.Glob(filepath.Join(kernel.Dir, "lib/modules", kernel.Version, "kernel", name+".ko*"))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("module %s: %v, %v", name, found, err)
 		}
@@ -56,7 +56,7 @@ fi
 insmod /pvpanic.ko; insmod /pvpanic-mmio.ko
 echo LAST WORDS
 dmesg -n 1; echo 0 >/proc/sys/kernel/printk; echo c >/proc/sysrq-trigger; sleep 100`)
-	copyModules(t, kernel, tree, "watchdog/watchdog", "watchdog/wdat_wdt", "misc/pvpanic/pvpanic", "misc/pvpanic/pvpanic-mmio")
+	copyModules(t, kernel, tree, "drivers/watchdog/watchdog", "drivers/watchdog/wdat_wdt", "drivers/misc/pvpanic/pvpanic", "drivers/misc/pvpanic/pvpanic-mmio")
 	m := newMachine(t, dir, kernel, "-D", tree, "panic=0", "quiet")
 	m.start()
 	m.waitFor("LAST WORDS")

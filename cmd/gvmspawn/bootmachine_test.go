@@ -19,7 +19,8 @@ import (
 // or busy host.
 const bootTime = 3 * time.Minute
 
-// booted is the shipped program running a stock kernel on the software CPU.
+// booted is the shipped program running a stock kernel on the software CPU, or
+// inside a testbed on genuine KVM.
 type booted struct {
 	*exec.Cmd
 	t     *testing.T
@@ -59,7 +60,11 @@ func writeFile(t *testing.T, path string, data []byte, mode os.FileMode) {
 func newMachine(t *testing.T, dir string, kernel guesttest.Kernel, args ...string) *booted {
 	t.Helper()
 	m := &booted{t: t, ended: make(chan struct{})}
-	m.Cmd = exec.Command(guesttest.Binary(t), append([]string{"--kvm=no", "--ram=512M", "--register=no", "--tpm=no", "--linux=" + kernel.Path}, args...)...)
+	kvm := "--kvm=no"
+	if guesttest.InTestbed() {
+		kvm = "--kvm=yes"
+	}
+	m.Cmd = exec.Command(guesttest.Binary(t), append([]string{kvm, "--ram=512M", "--register=no", "--tpm=no", "--linux=" + kernel.Path}, args...)...)
 	m.Dir = dir
 	m.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TERM=vt220", "RUNTIME_DIRECTORY=" + filepath.Join(dir, "run")}
 	m.Stdout, m.Stderr = &m.out, &m.errs

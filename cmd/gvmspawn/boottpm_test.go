@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/swtpm"
+	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
 // needSwtpm skips a test where swtpm is missing.
@@ -16,6 +17,14 @@ func needSwtpm(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Skip(err)
+	}
+}
+
+// carrySwtpm adds swtpm and what it calls to a Testbed's Files.
+func carrySwtpm(t *testing.T, files map[string]string) {
+	t.Helper()
+	for _, name := range []string{"swtpm", "swtpm_setup", "swtpm_localca", "swtpm_cert", "certtool"} {
+		guesttest.CarryProgram(t, files, name)
 	}
 }
 

@@ -41,9 +41,9 @@ func TestLongVariablesKilled(t *testing.T) {
 	if os.Getenv("GVMSPAWN_LONG") == "" {
 		t.Skip("boots firmware on the software CPU: set GVMSPAWN_LONG=1")
 	}
-	kernel := guesttest.KernelAsset(t, "kernel-bookworm")
+	kernel := guesttest.KernelAsset(t, "kernel-trixie")
 	dir, tree := t.TempDir(), guesttest.BusyboxTree(t, variableRounds)
-	copyFile(t, filepath.Join(kernel.Dir, "lib/modules", kernel.Version, "kernel/fs/efivarfs/efivarfs.ko"), filepath.Join(tree, "efivarfs.ko"))
+	copyModules(t, kernel, tree, "fs/efivarfs/efivarfs")
 	state := filepath.Join(dir, "variables")
 	args := []string{"-q", "-D", tree, "--firmware=" + ovmfDescriptor(t, dir), "--efi-nvram-state=" + state, "--vsock=no", "--console=read-only", "quiet"}
 	kept := regexp.MustCompile(`KEPT (\d) 1 lines 6000 bytes (\d{7})\b`)
