@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -60,6 +61,14 @@ func TestBadFirmware(t *testing.T) {
 	} {
 		writeDescriptor(t, at(name+".json"), pair[0], pair[1])
 	}
+	good, err := os.ReadFile(at("good.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string][2]string{"bios": {`"uefi"`, `"bios"`}, "arm": {"x86_64", "aarch64"}, "microvm": {"pc-q35-*", "microvm"}, "memory": {`"flash"`, `"memory"`}} {
+		writeFile(t, at(name+".json"), bytes.ReplaceAll(good, []byte(change[0]), []byte(change[1])), 0o644)
+	}
+	copyFile(t, at("code"), at("code.fd"))
 	writeFile(t, at("used"), vars, 0o600)
 	used, err := uefi.OpenVars(at("used"))
 	if err != nil {
@@ -91,9 +100,67 @@ func TestBadFirmware(t *testing.T) {
 		{"--firmware=./list.json", "list.json is not a firmware descriptor: "},
 		{"--firmware=./other.json", `other.json is not a firmware descriptor: the field "interface-types" is missing`},
 		{"--firmware=./types.json", "types.json is not a firmware descriptor: "},
+		{"--firmware=./bios.json", "bios.json is no UEFI firmware"},
+		{"--firmware=./arm.json", "arm.json is not for x86-64 machines of type q35"},
+		{"--firmware=./microvm.json", "microvm.json is not for x86-64 machines of type q35"},
+		{"--firmware=./memory.json", "memory.json is mapped as memory, not as split flash"},
+		{"--firmware=./good.json --secure-boot=yes", "good.json lacks the feature secure-boot"},
+		{"--firmware=./code.fd --firmware-features=acpi-s4", "code.fd lacks the feature acpi-s4"},
 	} {
 		r := execute(t, dir, append([]string{"-q", "-D", "tree", "--kvm=no", "--register=no", "--tpm=no", "--vsock=no"}, strings.Fields(c.args)...)...)
 		oneSentence(t, c.args, r, c.want)
+	}
+}
+
+// TestFirmwareWords: --firmware=list prints the descriptors of the three directories with
+// overrides and masks, in order of their names, and --firmware=describe the one that would
+// be taken. Variables that are not to be kept leave no file.
+func TestFirmwareWords(t *testing.T) {
+	dir := t.TempDir()
+	firmwareDescriptors(t, dir)
+	own := filepath.Join(dir, ".config/qemu/firmware")
+	found, err := filepath.Glob(filepath.Join(own, "*.json"))
+	if err != nil || len(found) < 3 {
+		t.Fatalf("%q %v", found, err)
+	}
+	shared, _ := filepath.Glob("/usr/share/qemu/firmware/*.json")
+	local, _ := filepath.Glob("/etc/qemu/firmware/*.json")
+	for _, path := range append(shared, local...) { // those of this machine, if any, are masked
+		writeFile(t, filepath.Join(own, filepath.Base(path)), nil, 0o644)
+	}
+	writeDescriptor(t, filepath.Join(own, "10-first.json"), "/first", "/vars")
+	firmwareDescriptors(t, dir)
+	masked := found[len(found)-1]
+	writeFile(t, masked, nil, 0o644)
+	want := filepath.Join(own, "10-first.json") + "\n" + strings.Join(found[:len(found)-1], "\n") + "\n"
+	for _, args := range [][]string{{"--firmware=list"}, {"firmware", "list"}} {
+		if r := execute(t, dir, args...); r.status != 0 || r.stdout != want {
+			t.Errorf("%q: status %d, %s%s, want %s", args, r.status, r.stdout, r.stderr, want)
+		}
+	}
+	for _, c := range []struct{ args, want string }{
+		{"--firmware=describe", `"filename":"/first"`},
+		{"--firmware=describe --secure-boot=yes", "OVMF_CODE_4M.secboot.fd"},
+		{"--firmware=describe --firmware-features=enrolled-keys", "OVMF_VARS_4M.ms.fd"},
+		{"--firmware=./.config/qemu/firmware/10-first.json --firmware=describe", `"filename":"/first"`},
+	} {
+		if r := execute(t, dir, strings.Fields(c.args)...); r.status != 0 || !strings.Contains(r.stdout, c.want) {
+			t.Errorf("%s: status %d, %s%s", c.args, r.status, r.stdout, r.stderr)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "file"), []byte("no kernel"), 0o644)
+	for _, c := range []struct {
+		args string
+		kept bool
+	}{{"--efi-nvram-state=off", false}, {"-x", false}, {"--efi-nvram-state=auto", true}} {
+		r := execute(t, dir, append(strings.Fields("-q -D tree --kvm=no --register=no --tpm=no --vsock=no --linux=file --firmware="+ovmfDescriptor(t, dir)), c.args)...)
+		oneSentence(t, c.args, r, "has no EFI stub")
+		if _, err := os.Stat(filepath.Join(dir, "tree.efinvramstate")); err == nil != c.kept {
+			t.Errorf("%s: the file of the variables: %v", c.args, err)
+		}
 	}
 }
 

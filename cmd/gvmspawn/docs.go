@@ -30,6 +30,8 @@ var docs = map[string]string{
 		program and needs nothing of the host, so that yes and auto are the same. Without it there is no readiness, no exit status and no SSH.`,
 	"vsock-cid": `The default is derived from the machine's name; with /dev/vhost-vsock the next one is taken if another machine has it, but one that is given
 		must be free.`,
+	"network-user-mode": `The guest has the address 10.0.2.15, or one of fd67:766d::/64, and reaches what this host reaches. It is told of no boot server: firmware boots from
+		the network (PXE, HTTP) only with --network-tap, by the DHCP server of that network.`,
 	"network-tap": `The interface is called vt-NAME and is configured by systemd-networkd on hosts that use it. It needs privileges.`,
 	"port":        `May be given several times. The address is 127.0.0.1 unless one is given, the guest's port is the host's unless one is given.`,
 	"linux":       `Of a unified kernel image the kernel, initrds, microcode and command line are used, and those of add-ons beside it.`,
@@ -39,6 +41,7 @@ var docs = map[string]string{
 		beginning with "./", is a descriptor, or an image named *.fd or *.bin. The kernel, if one is given or found in the directory, is then started by the firmware; it must have an
 		EFI stub. A directory without a kernel is started by its own EFI/BOOT/BOOTX64.EFI. Firmware that needs System Management Mode, as that with Secure Boot does, is taken if
 		nothing else fits; where the host's KVM has none, it runs on the software CPU. With bios, SeaBIOS of /usr/share/seabios or /usr/share/qemu starts a disk image by its boot sector.
+		A descriptor that is named must have the features that are required.
 		With list the descriptors of this host are listed, with describe that which would be used is printed.`,
 	"firmware-features": `Later lists add to earlier ones; an empty one forgets them, and the default, ~enrolled-keys, too.`,
 	"efi-nvram-state": `The default, auto, is a file beside the image with the suffix ".efinvramstate", which is made from the firmware's template. It is off for ephemeral machines:

@@ -105,10 +105,16 @@ func (s *settings) checkFirmware() error {
 	return nil
 }
 
-// chooseFirmware is the descriptor that the options ask for.
+// chooseFirmware is the descriptor that the options ask for. One that the user names
+// must have the features that are required; what is excluded is for the search.
 func (s *settings) chooseFirmware() (*firmware.Descriptor, error) {
 	if s.firmware != firmwareAuto && s.firmware != firmwareUEFI {
 		d, err := firmware.LoadFor(s.firmware)
+		if err == nil {
+			if err = s.features.Lacking(d.Features); err != nil {
+				err = fmt.Errorf("%s %w", s.firmware, err)
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("option --firmware: %w", pathError(err))
 		}

@@ -77,12 +77,20 @@ func (f *Features) SetSecureBoot(s string) error {
 // Required reports whether any feature is required: then there must be firmware.
 func (f *Features) Required() bool { return len(f.required) > 0 }
 
-// check says what a firmware with the features has too much or too little.
-func (f *Features) check(has []string) error {
+// Lacking says which required feature is not among those that a firmware has, or nil.
+func (f *Features) Lacking(has []string) error {
 	for _, name := range slices.Sorted(maps.Keys(f.required)) {
 		if !slices.Contains(has, name) {
 			return errors.New("lacks the feature " + name)
 		}
+	}
+	return nil
+}
+
+// check says what a firmware with the features has too much or too little.
+func (f *Features) check(has []string) error {
+	if err := f.Lacking(has); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.excluded)) {
 		if !f.required[name] && slices.Contains(has, name) {

@@ -172,8 +172,8 @@ func (d *Descriptor) forMachine() bool {
 }
 
 // Find returns the first descriptor that fits. Firmware that requires System
-// Management Mode comes after all that does not, as the machine has no SMM with
-// KVM. The error, ErrNone, says for each descriptor why it does not fit.
+// Management Mode comes after all that does not, as KVM does not have that on every
+// host. The error, ErrNone, says for each descriptor why it does not fit.
 func Find(directories []string, features *Features) (*Descriptor, error) {
 	paths := List(directories)
 	if len(paths) == 0 {
