@@ -19,7 +19,7 @@ func TestLongFirmwareOnKVM(t *testing.T) {
 	bed := guesttest.Testbed{
 		Files:   map[string]string{"bin/gvmspawn": guesttest.Binary(t), "bin/guest": guesttest.GuestBinary(t), "bin/attest": guesttest.AttestBinary(t)},
 		Memory:  4096,
-		Timeout: 30 * time.Minute,
+		Timeout: 45 * time.Minute,
 	}
 	carrySwtpm(t, bed.Files)
 	guesttest.CarryProgram(t, bed.Files, "objcopy")
