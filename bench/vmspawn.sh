@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Boots the same Debian tree with the same kernel under gvmspawn (software CPU)
-# and under systemd-vmspawn (QEMU's TCG and virtiofsd), one after the other in
-# one container with the newest systemd, and prints the seconds from the start
-# of the program until the guest has reached multi-user.target, and until the
-# program has ended after the guest's power-off, and the processor time of all
-# its processes, which a busy machine disturbs least.
+# and under systemd-vmspawn (QEMU's TCG and virtiofsd), with the same options and
+# once more with --firmware=none, without which the latter takes OVMF for such a
+# kernel. One after the other in one container with the newest systemd; prints
+# the seconds from the start of the program until the guest has reached
+# multi-user.target, and until the program has ended after the guest's power-off,
+# and the processor time of all its processes, which a busy machine disturbs
+# least.
 #
 #   bash bench/vmspawn.sh [RUNS]      as root; needs systemd-nspawn
 set -euo pipefail
 cd "$(dirname "$0")/.."
 assets=vmm/guesttest/assets.sh
 host=$(bash $assets host-vmspawn) tree=$(bash $assets tree-trixie) kernel=$(bash $assets kernel-trixie)
+firmware=$(bash $assets ovmf-trixie)/usr/share
 dir=$(mktemp -d "${TMPDIR:-/tmp}/bench-vmspawn.XXXXXX")
 trap '[ -z "${nspawn:-}" ] || kill -KILL $nspawn 2>/dev/null; rm -rf "$dir"' EXIT
 CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$dir/gvmspawn" ./cmd/gvmspawn
@@ -51,13 +54,15 @@ one() { # NAME PROGRAM...
 }
 for ((i = 0; i < RUNS; i++)); do
 	one gvmspawn /g/gvmspawn
-	one systemd-vmspawn systemd-vmspawn --firmware=none
+	one systemd-vmspawn systemd-vmspawn
+	one systemd-vmspawn-without-firmware systemd-vmspawn --firmware=none
 done
 END
 chmod +x "$dir/job.sh"
 
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --register=no --keep-unit -q -D "$host" --volatile=overlay --private-network \
-	--bind="$dir:/g" --bind-ro="$tree:/tree" --bind=/dev/fuse --link-journal=no --console=pipe \
+	--bind="$dir:/g" --bind-ro="$tree:/tree" --bind=/dev/fuse \
+	--bind-ro="$firmware/OVMF:/usr/share/OVMF" --bind-ro="$firmware/qemu/firmware:/usr/share/qemu/firmware" --link-journal=no --console=pipe \
 	--set-credential="systemd.extra-unit.job.service:[Unit]
 After=multi-user.target
 [Service]
