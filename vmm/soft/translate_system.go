@@ -77,7 +77,7 @@ func (e *emitter) bitMem(t *tinst) {
 	if w {
 		word, sh = 6, 3
 	}
-	r := in.ModRM>>3&7 | in.REX&4<<1
+	r := in.Reg()
 	number := func() {
 		if host, inMem := guestReg(r); inMem {
 			h.ra(w, 0x8b, hT2, j.reg(r))

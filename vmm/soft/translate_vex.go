@@ -79,7 +79,7 @@ func (e *emitter) vex(t *tinst) {
 		h.ra(true, 0x8b, host, e.j.reg(guest))
 		return host
 	}
-	reg, vvvv, rm := vexReg(in), in.Vvvv, vexRm(in)
+	reg, vvvv, rm := in.Reg(), in.Vvvv, in.RM()
 	both := in.Map == 2 && in.Opcode == mulx
 	switch {
 	case t.mem:

@@ -158,10 +158,6 @@ func (c *CPU) avxUsable() bool {
 	return true
 }
 
-// Register numbers of a VEX instruction.
-func vexReg(in *decode.Inst) uint8 { return in.ModRM>>3&7 | in.REX&4<<1 }
-func vexRm(in *decode.Inst) uint8  { return in.ModRM&7 | in.REX&1<<3 }
-
 // genVex is every VEX instruction without a function of its own.
 func genVex(c *CPU, in *decode.Inst) int {
 	f, s, a := in.Form, c.s, c.s.vexArgs()
@@ -186,8 +182,8 @@ func genVex(c *CPU, in *decode.Inst) int {
 			return stFault
 		}
 	}
-	a.rax, a.rcx, a.rbx, a.rdx = s.R[vexReg(in)&15], s.R[in.Vvvv&15], s.R[vexRm(in)&15], s.R[vcpu.RDX]
-	a.reg, a.vvvv, a.rm = s.XMM[vexReg(in)&15], s.XMM[in.Vvvv&15], s.XMM[vexRm(in)&15]
+	a.rax, a.rcx, a.rbx, a.rdx = s.R[in.Reg()], s.R[in.Vvvv&15], s.R[in.RM()], s.R[vcpu.RDX]
+	a.reg, a.vvvv, a.rm = s.XMM[in.Reg()], s.XMM[in.Vvvv&15], s.XMM[in.RM()]
 	if f.Is4 {
 		r := in.Imm >> 4 & 15
 		if in.Mode != decode.Mode64 {
@@ -227,20 +223,20 @@ func (c *CPU) vexResult(in *decode.Inst) {
 	switch {
 	case f.Compare:
 	case f.Dst == 'V':
-		s.XMM[vexReg(in)&15] = a.reg
+		s.XMM[in.Reg()] = a.reg
 	case f.Dst == 'H':
 		s.XMM[in.Vvvv&15] = a.vvvv
 	case f.Dst == 'U' || f.Dst == 'W':
-		s.XMM[vexRm(in)&15] = a.rm
+		s.XMM[in.RM()] = a.rm
 	case f.Dst == 'B':
 		s.R[in.Vvvv&15] = zeroExtend(a.rcx, size)
 	case f.Dst == 'E':
-		s.R[vexRm(in)&15] = a.rbx
+		s.R[in.RM()] = a.rbx
 	case f.Dst == 'G':
 		if in.Map == 2 && in.Opcode == 0xf6 { // MULX: the high half wins
 			s.R[in.Vvvv&15] = zeroExtend(a.rcx, size)
 		}
-		s.R[vexReg(in)&15] = a.rax // the host has extended it
+		s.R[in.Reg()] = a.rax // the host has extended it
 	}
 }
 
@@ -303,7 +299,7 @@ func genMaskedMove(c *CPU, in *decode.Inst) int {
 	s := c.s
 	n := uint64(in.Args[0].Size)
 	total := uint64(16) << in.VexL
-	mask, v := s.XMM[in.Vvvv&15], s.XMM[vexReg(in)&15]
+	mask, v := s.XMM[in.Vvvv&15], s.XMM[in.Reg()]
 	ea := c.ea(in)
 	var out [4]uint64
 	for at := uint64(0); at < total; at += n {
@@ -324,7 +320,7 @@ func genMaskedMove(c *CPU, in *decode.Inst) int {
 		out[at/8] |= x << (at & 7 * 8)
 	}
 	if in.Imm == 0 {
-		s.XMM[vexReg(in)&15] = out
+		s.XMM[in.Reg()] = out
 		return stNext
 	}
 	for at := uint64(0); at < total; at += n {
@@ -347,7 +343,7 @@ func genGather(c *CPU, in *decode.Inst) int {
 		index = 4
 	}
 	index &= 15
-	dst, mask := vexReg(in)&15, in.Vvvv&15
+	dst, mask := in.Reg(), in.Vvvv&15
 	if dst == mask || dst == index || mask == index {
 		return c.raise(vecUD)
 	}

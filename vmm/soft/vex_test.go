@@ -78,7 +78,7 @@ func placeVEX(in *decode.Inst, st *userState, ymm *[16][4]uint64, code []byte, r
 	switch in.Op {
 	case decode.VEX:
 		f := in.Form
-		if f.Reg == 'g' && vexReg(in) == 4 || f.Rm == 'g' && vexRm(in) == 4 || f.Vvvv == 'g' && in.Vvvv == 4 {
+		if f.Reg == 'g' && in.Reg() == 4 || f.Rm == 'g' && in.RM() == 4 || f.Vvvv == 'g' && in.Vvvv == 4 {
 			return false // RSP
 		}
 	case decode.VGATHER:
@@ -89,7 +89,7 @@ func placeVEX(in *decode.Inst, st *userState, ymm *[16][4]uint64, code []byte, r
 		if index == 16 {
 			index = 4
 		}
-		if d := vexReg(in); d == in.Vvvv || d == index || index == in.Vvvv {
+		if d := in.Reg(); d == in.Vvvv || d == index || index == in.Vvvv {
 			return false // #UD
 		}
 		for i := range ymm[index] {

@@ -143,6 +143,15 @@ func (i *Inst) MemMod() bool { return i.HasModRM && i.ModRM < 0xc0 }
 // RegField is ModRM.reg without REX.R.
 func (i *Inst) RegField() uint8 { return i.ModRM >> 3 & 7 }
 
+// Reg is the register that ModRM.reg and REX.R name.
+func (i *Inst) Reg() uint8 { return i.ModRM>>3&7 | i.REX&4<<1 }
+
+// RM is the register that ModRM.rm and REX.B name, when it is one.
+func (i *Inst) RM() uint8 { return i.ModRM&7 | i.REX&1<<3 }
+
+// OpcodeReg is the register that the opcode's low bits and REX.B name.
+func (i *Inst) OpcodeReg() uint8 { return i.Opcode&7 | i.REX&1<<3 }
+
 // Cond is the condition code of a jcc, setcc or cmovcc.
 func (i *Inst) Cond() uint8 { return i.Opcode & 15 }
 
@@ -461,8 +470,7 @@ func (in *Inst) size(code uint8) uint8 {
 }
 
 func (in *Inst) operand(r *reader, a operandSpec) Arg {
-	reg := in.ModRM>>3&7 | in.REX&4<<1
-	rm := in.ModRM&7 | in.REX&1<<3
+	reg, rm := in.Reg(), in.RM()
 	size := in.size(a.size)
 	mem := in.ModRM < 0xc0
 	switch a.code {
@@ -487,7 +495,7 @@ func (in *Inst) operand(r *reader, a operandSpec) Arg {
 		}
 		return Arg{Kind: KMem, Size: size}
 	case 'Z':
-		return in.gpr(in.Opcode&7|in.REX&1<<3, size)
+		return in.gpr(in.OpcodeReg(), size)
 	case 'I':
 		in.immediate(r, a.size)
 		return Arg{Kind: KImm, Size: size}
