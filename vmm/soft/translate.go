@@ -57,14 +57,18 @@ type translation struct {
 	insts    uint32
 	// interp has a bit for each instruction that only the interpreter can run.
 	interp uint64
-	// entry takes flags in memory, entryH in the host's flags. The far ones
-	// also check that the page is still mapped to the same memory, the near
-	// ones look at no events.
-	entry, entryH, far, farH, near, nearH uint64
-	resume                                []uint32 // host code of each instruction, from base
-	base                                  uint64
-	out                                   [2]outLink
-	in                                    []inLink
+	// entry takes flags in memory, entryH in the host's flags. The near ones
+	// look at no events. The far ones, which are made when something needs them,
+	// also make sure that the page is still mapped to the same memory.
+	entry, entryH, near, nearH, far, farH uint64
+
+	farSite, farMiss uint64   // the branch of far for another stamp; where it goes when t is dead
+	stamp            int      // number in jitContext.Stamps
+	index            int      // in translator.trs
+	resume           []uint32 // host code of each instruction, from base
+	base             uint64
+	out              [2]outLink
+	in               []inLink
 }
 
 // outLink is a direct branch to another block.
@@ -101,6 +105,12 @@ type translator struct {
 	// CPUs they do, so that code changed by these is seen at once.
 	forward bool
 	behind  uint16 // the flags that are needed behind list
+	// indirect: what runs next is the target of an indirect branch that the jump
+	// table did not have.
+	indirect bool
+	gen      uint64 // CPU.localGen of jitContext.Key
+	keys     uint64 // how many there were
+	stamps   int    // used ones
 
 	enter, leave, loadXMM, loadYMM uint64
 
@@ -156,6 +166,7 @@ func (j *translator) reset() {
 	clear(j.trs)
 	j.trs = j.trs[:0]
 	j.hot, j.cold, j.apart = j.first, j.coldFrom, j.apartAt
+	j.stamps = 0
 	j.clearJumps(0)
 	j.clearJumps(1)
 }
@@ -186,14 +197,9 @@ func (j *translator) drop(t *translation) {
 		}
 	}
 	t.in = nil
-	if t.anywhere {
-		j.clearJumps(1)
-		return
-	}
-	for i := range j.x.Jump {
-		if e := &j.x.Jump[i][jumpIndex(t.la)]; e.code == t.far {
-			*e = jumpSlot{la: boolBit(jumpIndex(t.la) == 0)}
-		}
+	if t.far != 0 { // jump tables may lead there
+		j.patch(t.farSite, t.farMiss)
+		j.x.Stamps[t.stamp] = 0
 	}
 }
 
@@ -202,13 +208,11 @@ func (j *translator) patch(site, to uint64) {
 	binary.LittleEndian.PutUint32(j.mem.rw[site-j.mem.rx:], uint32(to-(site+4)))
 }
 
-// jumpHash spreads addresses over the jump tables.
-const jumpHash = 0x9e3779b1
+func jumpIndex(la uint64) uint64 { return la & (jumpSlots - 1) }
 
-func jumpIndex(la uint64) uint64 { return uint64(uint32(la) * jumpHash >> (32 - jumpBits)) }
-
-// find returns the translation of b at la, making it if b is hot; nil if there is none.
-func (j *translator) find(b *block, la uint64) *translation {
+// find returns the translation of b at la, making it if b is hot; nil if there is
+// none. far says that its far entries are wanted.
+func (j *translator) find(b *block, la uint64, far bool) *translation {
 	for _, t := range b.trs {
 		if (t.la == la || t.anywhere) && t.epoch == j.epoch && !t.dead {
 			return t
@@ -217,7 +221,7 @@ func (j *translator) find(b *block, la uint64) *translation {
 	if b.runs < hotRuns {
 		return nil
 	}
-	return j.translate(b, la)
+	return j.translate(b, la, far)
 }
 
 // runTier runs b, in host code if it is hot, and whatever follows.
@@ -226,6 +230,8 @@ func (c *CPU) runTier(b *block) int {
 	if j == nil || c.mode != decode.Mode64 || b.dead {
 		return c.exec(b)
 	}
+	far := j.indirect
+	j.indirect = false
 	b.runs++
 	if b.runs < hotRuns && len(b.trs) == 0 || c.due() {
 		return c.exec(b)
@@ -234,9 +240,12 @@ func (c *CPU) runTier(b *block) int {
 		j.reset()
 		j.as = as
 	}
-	t := j.find(b, c.s.RIP)
+	t := j.find(b, c.s.RIP, far)
 	if t == nil {
 		return c.exec(b)
+	}
+	if far && !j.enterJump(t) {
+		return stIndirect
 	}
 	return j.run(t)
 }
@@ -247,12 +256,22 @@ func (c *CPU) due() bool { return atomic.LoadUint32(&c.s.Exit) != 0 || c.s.Count
 // userTable is the number of the jump table of the present mode.
 func (c *CPU) userTable() int { return int(boolBit(c.s.CPL == 3)) }
 
+// enterJump enters t, at State.RIP, into the jump table. It returns false if t had
+// to go for that.
+func (j *translator) enterJump(t *translation) bool {
+	if !j.makeFar(t) {
+		return false
+	}
+	rip := j.c.s.RIP
+	j.x.Jump[j.c.userTable()][jumpIndex(rip)] = jumpSlot{rip, t.far}
+	return true
+}
+
 // run executes t and what follows until the loop has to look at something.
 func (j *translator) run(t *translation) int {
 	c := j.c
 	s, x := c.s, j.x
 	x.Page = s.RIP &^ 0xfff
-	x.Jump[c.userTable()][jumpIndex(s.RIP)] = jumpSlot{s.RIP, t.far}
 	x.Flags = packFlags(s.arith())
 	x.Resume = t.entry
 	x.Want = 0
@@ -302,10 +321,12 @@ func (j *translator) run(t *translation) int {
 func (j *translator) fetch(t *translation) int {
 	c := j.c
 	_, host, ok := c.fetchPage(c.s.RIP)
+	j.indirect = true
 	switch {
 	case !ok:
 		return stFault
 	case t.b.host2 == 0 && host == t.b.key.host && !t.dead && !c.due():
+		j.indirect = false
 		return stNext
 	case t.b.host2 == 0:
 		return stIndirect
@@ -335,12 +356,29 @@ func (j *translator) at(t *translation) uint64 {
 // before copies what translated code uses of CPU.
 func (j *translator) before() {
 	c, x := j.c, j.x
+	if j.gen != c.localGen {
+		j.gen = c.localGen
+		j.newKey()
+	}
 	x.Intr = uint32(boolBit(c.intrWaiting))
 	x.KernelGS = c.kernelGS
 	x.TLBs = [2]uint64{c.slot.modes[tlbSup].addr, c.slot.modes[tlbSMAP].addr}
 	if c.dataBreaks {
 		x.TLBs = [2]uint64{c.emptyTLB, c.emptyTLB}
 	}
+}
+
+// newKey makes the stamps of all translations stale: addresses may be mapped to
+// other memory than before. A key has bits only where those of a page's address
+// are known, so that no two pages with two keys give the same stamp, and is
+// never 0 there.
+func (j *translator) newKey() {
+	const low, high = 1<<12 - 1, 1 << 15
+	if j.keys++; j.keys == low*high {
+		clear(j.x.Stamps[:j.stamps])
+		j.keys = 0
+	}
+	j.x.Key = j.keys%low + 1 | j.keys/low<<48
 }
 
 // after takes back what it may have changed.
@@ -394,6 +432,7 @@ func (j *translator) interp(t *translation, n int) int {
 			return stIndirect
 		}
 		j.count(n)
+		j.indirect = st == stIndirect
 		return st
 	}
 }
@@ -421,13 +460,14 @@ func (j *translator) link(t *translation, n int) (next *translation, st int) {
 	if b.runs < hotRuns && len(b.trs) == 0 {
 		return nil, stIndirect
 	}
-	next = j.find(b, rip)
-	if next == nil || j.epoch != epoch || t.dead {
+	far := o.rel>>12 != 0
+	next = j.find(b, rip, far)
+	if next == nil || far && !j.makeFar(next) || j.epoch != epoch || t.dead {
 		return nil, stIndirect
 	}
 	var to, toH uint64
 	switch {
-	case o.rel>>12 != 0:
+	case far:
 		to, toH = next.far, next.farH
 	case j.forward && o.rel > t.la&0xfff: // every loop has a branch that is none of these
 		to, toH = next.near, next.nearH

@@ -1,6 +1,10 @@
 package soft
 
-import "github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+import (
+	"golang.org/x/sys/cpu"
+
+	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
+)
 
 // This file emits addresses and the lookup of translation buffers.
 
@@ -97,9 +101,13 @@ func tagOf(write bool) int32 {
 
 // tlbEntry leaves the address of the entry for the address in hT1 in hT2.
 func (e *emitter) tlbEntry(h *asm) {
-	h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
-	h.rex(false, 0, 0, hT2)
-	h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
+	if cpu.X86.HasBMI2 {
+		h.put(0xc4, 0x43, 0x7b, 0xf0, 0xc0|hT2&7<<3|hT1&7, 7) // rorx r15d, r11d, 7
+	} else {
+		h.rr(false, 0x89, hT1, hT2) // mov r15d, r11d
+		h.rex(false, 0, 0, hT2)
+		h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
+	}
 	h.alui(false, 4, hT2, (TLBSize-1)<<5)
 	h.ra(true, 0x03, hT2, e.j.state(offTLB)) // add
 }

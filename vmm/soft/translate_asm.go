@@ -77,6 +77,13 @@ func (a *asm) ra(w bool, op, reg uint8, at uint64) {
 	a.u32(uint32(at))
 }
 
+// rx emits op with the memory at index*8+at, below 2 GiB.
+func (a *asm) rx(w bool, op, reg, index uint8, at uint64) {
+	a.rex(w, reg, index, 0)
+	a.put(op, reg&7<<3|4, 3<<6|index&7<<3|5)
+	a.u32(uint32(at))
+}
+
 // rm emits op with the memory at base+disp.
 func (a *asm) rm(w bool, op, reg, base uint8, disp int32) {
 	a.rex(w, reg, 0, base)

@@ -10,7 +10,6 @@ type emitter struct {
 	t     *translation
 	h, k  *asm
 	apart *asm // the instructions of groups, one by one
-	index int
 	// grouped: hT1 is the host address of what lies from behind the base register.
 	grouped bool
 	from    int64
@@ -37,19 +36,35 @@ const (
 	tagHost  = 24
 )
 
-// block emits all of j.list.
-func (e *emitter) block() {
+// block emits all of j.list, and the far entries if far says so.
+func (e *emitter) block(far bool) {
 	j, t, h, k := e.j, e.t, e.h, e.k
 	list := j.list
 	live := list[0].live != 0
 	t.base = h.at
+	var site, over int
+	if far {
+		site = e.farCheck()
+		if live {
+			over = h.jmpForward()
+		}
+	}
 	t.entryH = h.pc()
 	if live {
 		j.saveFlags(h)
 	}
 	t.entry = h.pc()
+	if far {
+		if live {
+			h.bind(over, t.entry)
+		}
+		e.farSlow(site)
+		t.farH = k.pc()
+		j.saveFlags(k)
+		k.jmp(t.far)
+	}
 	event := k.pc()
-	j.exitCode(k, xEvent, 0, e.index)
+	j.exitCode(k, xEvent, 0, t.index)
 	h.aluai(7, j.state(offExit), 0)
 	h.jcc(ccNE, event)
 	if t.b.host2 != 0 {
@@ -84,7 +99,6 @@ func (e *emitter) block() {
 		}
 		k.jmp(h.pc())
 	}
-	e.farEntries()
 	e.nearEntries()
 	t.resume = make([]uint32, len(list)+1)
 	for i := 0; i < len(list); i++ {
@@ -93,12 +107,15 @@ func (e *emitter) block() {
 		if g := list[i].group.last; g != 0 {
 			e.group(i)
 			i = g
-			continue
+		} else {
+			e.inst(&list[i])
 		}
-		e.inst(&list[i])
 	}
 	t.resume[len(list)] = uint32(h.pc() - t.base)
-	if last := list[len(list)-1].class; !ends(last) {
+	switch last := &list[len(list)-1]; {
+	case last.class == tcCall:
+		e.exitTo(1, e.target(last))
+	case !ends(last.class):
 		e.exitTo(0, t.la&0xfff+uint64(t.b.bytes))
 	}
 }
@@ -152,41 +169,86 @@ func ends(c tclass) bool {
 	return false
 }
 
-// farEntries emits the entries for other pages and indirect branches: the page
-// must still be mapped to the memory that the code was made from.
-func (e *emitter) farEntries() {
-	j, t, k := e.j, e.t, e.k
-	miss := k.pc()
-	j.exitCode(k, xFetch, 0, e.index)
-	t.farH = k.pc()
-	j.saveFlags(k)
-	t.far = k.pc()
+// makeFar makes t's far entries. It returns false if all translations had to go
+// for that.
+func (j *translator) makeFar(t *translation) bool {
+	if t.far != 0 {
+		return true
+	}
+	if j.apartAt-j.cold < 1<<12 || j.stamps == maxStamps {
+		j.reset()
+		return false
+	}
+	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
+	a := &j.k
+	e := emitter{j: j, t: t, h: a, k: a}
+	t.farH = a.pc()
+	j.saveFlags(a)
+	site := e.farCheck()
+	a.jmp(t.entry)
+	e.farSlow(site)
+	j.cold += copy(j.mem.rw[j.cold:], a.b)
+	return true
+}
+
+// farCheck emits the entry for other pages and indirect branches, which goes on
+// behind it: the page must still be mapped to the memory that the code was made
+// from. That it is so under the present key, the stamp says; see farSlow.
+func (e *emitter) farCheck() (site int) {
+	j, t, h := e.j, e.t, e.h
+	t.stamp = j.stamps
+	j.stamps++
+	j.x.Stamps[t.stamp] = 0
+	t.far = h.pc()
 	if t.anywhere { // hT1 is the page's address
-		k.ra(true, 0x89, hT1, j.ctx(jxPage))
+		h.ra(true, 0x89, hT1, j.ctx(jxPage))
+		h.ra(true, 0x33, hT1, j.ctx(jxKey)) // xor
+		h.ra(true, 0x3b, hT1, j.stampAt(t)) // cmp
+	} else {
+		h.ra(true, 0x8b, hT2, j.ctx(jxKey))
+		h.ra(true, 0x3b, hT2, j.stampAt(t))
+	}
+	return h.jccForward(ccNE)
+}
+
+// farSlow emits where the branch at site goes, for another stamp: the translation
+// buffer is asked.
+func (e *emitter) farSlow(site int) {
+	j, t, k := e.j, e.t, e.k
+	t.farMiss = k.pc()
+	j.exitCode(k, xFetch, 0, t.index)
+	t.farSite = e.h.at + uint64(site)
+	e.h.bind(site, k.pc())
+	disp, stamp := int32(t.la>>12&(TLBSize-1)*32), uint8(hT2)
+	if t.anywhere {
+		disp, stamp = 0, hT1
+		k.ra(true, 0x8b, hT1, j.ctx(jxPage))
 		e.tlbEntry(k)
 		k.rm(true, 0x39, hT1, hT2, tagExec)
-		k.jcc(ccNE, miss)
-		e.cmpMem(k, hT2, tagHost, t.b.key.host&^0xfff)
-		k.jcc(ccNE, miss)
-		k.jmp(t.entry)
-		return
+	} else {
+		k.ra(true, 0x8b, hT2, j.state(offTLB))
+		e.cmpMem(k, hT2, disp+tagExec, t.la&^0xfff)
 	}
-	page := t.la &^ 0xfff
-	disp := int32(t.la >> 12 & (TLBSize - 1) * 32)
-	k.ra(true, 0x8b, hT2, j.state(offTLB))
-	e.cmpMem(k, hT2, disp+tagExec, page)
-	k.jcc(ccNE, miss)
+	k.jcc(ccNE, t.farMiss)
 	e.cmpMem(k, hT2, disp+tagHost, t.b.key.host&^0xfff)
-	k.jcc(ccNE, miss)
+	k.jcc(ccNE, t.farMiss)
+	k.ra(true, 0x8b, stamp, j.ctx(jxKey))
+	if t.anywhere {
+		k.ra(true, 0x33, stamp, j.ctx(jxPage))
+	}
+	k.ra(true, 0x89, stamp, j.stampAt(t))
 	k.jmp(t.entry)
 }
+
+// stampAt is the address of t's stamp.
+func (j *translator) stampAt(t *translation) uint64 { return j.ctx(jxStamps) + uint64(t.stamp)*8 }
 
 // secondPage emits the check that the page behind the block's is mapped to the
 // memory of its last bytes.
 func (e *emitter) secondPage() {
 	h, k := e.h, e.k
 	miss := k.pc()
-	e.j.exitCode(k, xFetch, 0, e.index)
+	e.j.exitCode(k, xFetch, 0, e.t.index)
 	e.inPage(h, hT1, 4096)
 	e.tlbEntry(h)
 	h.rm(true, 0x39, hT1, hT2, tagExec)
@@ -213,7 +275,7 @@ func (e *emitter) cmpMem(a *asm, base uint8, disp int32, v uint64) {
 func (e *emitter) slowPath() uint64 {
 	if e.slow == 0 {
 		e.slow = e.k.pc()
-		e.j.exitCode(e.k, xInterp, e.n, e.index)
+		e.j.exitCode(e.k, xInterp, e.n, e.t.index)
 	}
 	return e.slow
 }
@@ -249,7 +311,7 @@ func (e *emitter) inst(t *tinst) {
 	switch t.class {
 	case tcInterp:
 		e.spill(t)
-		e.j.exitCode(e.h, xInterp, e.n, e.index)
+		e.j.exitCode(e.h, xInterp, e.n, e.t.index)
 		e.host, e.mem = true, true
 	case tcSame:
 		e.same(t)
@@ -348,7 +410,7 @@ func (e *emitter) linkStub(slot int, inHost bool) uint64 {
 	if inHost {
 		e.j.saveFlags(e.k)
 	}
-	e.j.exitCode(e.k, xLink, slot, e.index)
+	e.j.exitCode(e.k, xLink, slot, e.t.index)
 	return at
 }
 
@@ -390,7 +452,7 @@ func (e *emitter) same(t *tinst) {
 		e.wrote(t)
 		return
 	}
-	reg, rm, opReg := in.ModRM>>3&7|in.REX&4<<1, in.ModRM&7|in.REX&1<<3, in.Opcode&7|in.REX&1<<3
+	reg, rm, opReg := in.Reg(), in.RM(), in.OpcodeReg()
 	var loads [2]struct{ guest, host uint8 }
 	n := 0
 	use := func(r uint8, scratch uint8) uint8 {
@@ -592,7 +654,7 @@ func (e *emitter) setReg(r, src uint8) {
 
 func (e *emitter) leaInst(t *tinst) {
 	in, h := &t.in, e.h
-	r := in.ModRM>>3&7 | in.REX&4<<1
+	r := in.Reg()
 	host, inMem := guestReg(r)
 	switch {
 	case in.OpSize == 2:

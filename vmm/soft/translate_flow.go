@@ -44,14 +44,14 @@ func (e *emitter) storeImm(v uint64, off int32) {
 	h.rm(true, 0x89, hT2, hT1, off)
 }
 
-// storeNext stores the address behind t at [hT1]; it clobbers hT2.
+// storeNext stores the address behind t in the slot; it clobbers hT2.
 func (e *emitter) storeNext(t *tinst) {
 	if !e.t.anywhere {
-		e.storeImm(e.t.la&^0xfff+e.next(t), 0)
+		e.storeImm(e.t.la&^0xfff+e.next(t), e.offset(t))
 		return
 	}
 	e.inPage(e.h, hT2, e.next(t))
-	e.h.rm(true, 0x89, hT2, hT1, 0)
+	e.h.rm(true, 0x89, hT2, hT1, e.offset(t))
 }
 
 func (e *emitter) push(t *tinst) {
@@ -101,43 +101,35 @@ func (e *emitter) leaveInst(t *tinst) {
 	h.rm(true, 0x8b, vcpu.RBP, hT1, 0)
 }
 
+// callInst is CALL but for the branch.
 func (e *emitter) callInst(t *tinst) {
 	e.slot(t)
 	e.storeNext(t)
 	e.grow()
-	e.exitTo(1, e.target(t))
 }
 
-// probe looks the address in hT1 up in the jump table and leaves the address of
-// its slot in hT2. The flags are in memory.
+// probe looks the address in hT1 up in the jump table and leaves twice the number
+// of its slot in hT2. The flags are in memory.
 func (e *emitter) probe() {
 	h := e.h
-	h.rex(false, hT2, 0, hT1)
-	h.put(0x69, 0xc0|hT2&7<<3|hT1&7) // imul r15d, r11d, jumpHash
-	h.u32(jumpHash)
-	h.rex(false, 0, 0, hT2)
-	h.put(0xc1, 0xc0|5<<3|hT2&7, 32-jumpBits) // shr
-	h.rex(false, 0, 0, hT2)
-	h.put(0xc1, 0xc0|4<<3|hT2&7, 4) // shl r15d, 4
-	h.rm(true, 0x3b, hT1, hT2, e.table())
+	h.lea(false, hT2, hT1, hT1, 0, 0)
+	h.alui(false, 4, hT2, (jumpSlots-1)*2)
+	h.rx(true, 0x3b, hT1, hT2, e.table()) // cmp
 	h.jcc(ccNE, e.slowPath())
 	e.clobber()
 }
 
 // table is the address of the jump table of the block's mode.
-func (e *emitter) table() int32 {
-	n := e.j.c.userTable()
-	return int32(e.j.ctx(jxJump) + uint64(n)*jumpSlots*16)
+func (e *emitter) table() uint64 {
+	return e.j.ctx(jxJump) + uint64(e.j.c.userTable())*jumpSlots*16
 }
 
-// jumpSlot goes to the code of the slot at hT2.
+// jumpSlot goes to the code of the slot that probe found.
 func (e *emitter) jumpSlot() {
 	if e.t.anywhere {
 		e.h.alui(true, 4, hT1, ^0xfff)
 	}
-	e.h.rex(false, 0, 0, hT2)
-	e.h.put(0xff)
-	e.h.modrm(4, hT2, e.table()+8)
+	e.h.rx(false, 0xff, 4, hT2, e.table()+8) // jmp
 }
 
 func (e *emitter) ret(t *tinst) {
@@ -154,24 +146,37 @@ func (e *emitter) ret(t *tinst) {
 	e.jumpSlot()
 }
 
-// indirect is JMP and CALL through a register or memory.
+// indirect is JMP and CALL through a register or memory. CALL of a register whose
+// target the jump table lacks has stored its return address by then; the
+// interpreter stores it again.
 func (e *emitter) indirect(t *tinst) {
-	in, h, j := &t.in, e.h, e.j
+	h, j := e.h, e.j
 	e.spill(t)
-	if t.mem {
-		e.access(t)
-		h.rm(true, 0x8b, hT1, hT1, 0)
-	} else if host, inMem := guestReg(in.Args[0].Reg); inMem {
-		h.ra(true, 0x8b, hT1, j.reg(in.Args[0].Reg))
-	} else {
-		h.mov(hT1, host)
+	if !t.mem {
+		if t.class == tcCallr {
+			e.slot(t)
+			e.storeNext(t)
+		}
+		if host, inMem := guestReg(t.in.Args[0].Reg); inMem {
+			h.ra(true, 0x8b, hT1, j.reg(t.in.Args[0].Reg))
+		} else {
+			h.mov(hT1, host)
+		}
+		e.probe()
+		if t.class == tcCallr {
+			e.grow()
+		}
+		e.jumpSlot()
+		return
 	}
+	e.access(t)
+	h.rm(true, 0x8b, hT1, hT1, 0)
 	e.probe()
 	if t.class == tcJmpr {
 		e.jumpSlot()
 		return
 	}
-	h.rm(true, 0x8b, hT2, hT2, e.table()+8)
+	h.rx(true, 0x8b, hT2, hT2, e.table()+8)
 	h.ra(true, 0x89, hT2, j.ctx(jxTmp))
 	if e.t.anywhere {
 		h.alui(true, 4, hT1, ^0xfff)
@@ -256,7 +261,7 @@ func (e *emitter) flagBits(t *tinst) {
 		// the next look at events is behind at least one more instruction,
 		// unless the block ends here.
 		if e.n == len(j.list)-1 || j.list[e.n+1].class == tcEnd {
-			j.exitCode(h, xInterp, e.n, e.index)
+			j.exitCode(h, xInterp, e.n, e.t.index)
 			e.host, e.mem = true, true
 			return
 		}

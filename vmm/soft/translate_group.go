@@ -57,14 +57,19 @@ func findGroups(list []tinst) {
 // the group of it alone.
 func (t *tinst) extent() (base uint8, at int64, e extent, ok bool) {
 	m := &t.in.Mem
-	switch t.class {
-	case tcPush:
+	switch {
+	case t.pushes():
 		return vcpu.RSP, -8, extent{lo: -8, hi: 0, write: true}, true
-	case tcPop, tcRet:
+	case t.class == tcPop, t.class == tcRet:
 		return vcpu.RSP, 0, extent{lo: 0, hi: 8}, true
 	}
 	ok = t.mem && !t.align && m.Base < 16 && m.Index == decode.RegNone && m.Seg < decode.FS && t.in.AddrSize == 8
 	return m.Base, m.Disp, extent{lo: m.Disp, hi: m.Disp + int64(t.size), write: t.write}, ok
+}
+
+// pushes reports whether t pushes something and accesses no other memory.
+func (t *tinst) pushes() bool {
+	return t.class == tcPush || t.class == tcCall || t.class == tcCallr && !t.mem
 }
 
 // moves reports whether t adds n to guest register r, which makes no other group.
@@ -94,8 +99,10 @@ func (t *tinst) keepsAddress() bool {
 		return false
 	}
 	switch t.class {
-	case tcNop, tcRet:
+	case tcNop, tcRet, tcCall:
 		return true
+	case tcCallr:
+		return !t.mem
 	case tcPush:
 		return in.Args[0].Kind == decode.KImm || in.Args[0].Kind == decode.KReg
 	case tcPop:
@@ -111,7 +118,7 @@ func (t *tinst) keepsAddress() bool {
 		return false
 	}
 	if t.sse {
-		return in.Attrs&decode.AttrStr == 0 && (t.mem || !t.rmG || !evicted(in.ModRM&7|in.REX&1<<3))
+		return in.Attrs&decode.AttrStr == 0 && (t.mem || !t.rmG || !evicted(in.RM()))
 	}
 	switch in.Op {
 	case decode.MOV, decode.MOVZX, decode.MOVSX, decode.MOVSXD, decode.ADD, decode.ADC, decode.SUB, decode.SBB, decode.AND, decode.OR,
@@ -123,18 +130,18 @@ func (t *tinst) keepsAddress() bool {
 	if t.mem || !t.rmG {
 		return true
 	}
-	reg, rm := in.ModRM>>3&7|in.REX&4<<1, in.ModRM&7|in.REX&1<<3
-	return !evicted(rm) || t.inSlot(reg, rm)
+	return !evicted(in.RM()) || t.inSlot(in.Reg(), in.RM())
 }
 
 // changes reports whether t, which keepsAddress, makes guest register r something
 // else than moves says.
 func (t *tinst) changes(r uint8) bool {
 	_, ok := t.moves(r)
-	return !ok && t.class != tcNop && t.class != tcRet && t.writes(r)
+	return !ok && t.class != tcNop && !ends(t.class) && t.writes(r)
 }
 
-// group emits the group that begins with instruction first.
+// group emits the group that begins with instruction first, but for the branch of
+// a CALL at its end.
 func (e *emitter) group(first int) {
 	j, list := e.j, e.j.list
 	t := &list[first]

@@ -151,10 +151,11 @@ func (j *translator) exitCode(a *asm, kind, n, index int) {
 	a.u32(uint32(index<<8 | n<<2 | kind))
 }
 
-// translate makes host code of b at la. It returns nil if b cannot be translated.
-func (j *translator) translate(b *block, la uint64) *translation {
+// translate makes host code of b at la, with far entries if far says so. It returns
+// nil if b cannot be translated.
+func (j *translator) translate(b *block, la uint64, far bool) *translation {
 	c := j.c
-	if len(j.mem.rw)-j.apart < 1<<16 || j.apartAt-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 {
+	if len(j.mem.rw)-j.apart < 1<<16 || j.apartAt-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 || j.stamps == maxStamps {
 		j.reset()
 	}
 	if !j.analyse(b) {
@@ -166,12 +167,12 @@ func (j *translator) translate(b *block, la uint64) *translation {
 		j.drop(b.trs[0])
 		b.trs = slices.Delete(b.trs, 0, 1)
 	}
-	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3}
+	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3, index: len(j.trs)}
 	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}
 	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
 	j.g = asm{b: j.g.b[:0], at: j.mem.rx + uint64(j.apart)}
-	e := emitter{j: j, t: t, h: &j.h, k: &j.k, apart: &j.g, index: len(j.trs)}
-	e.block()
+	e := emitter{j: j, t: t, h: &j.h, k: &j.k, apart: &j.g}
+	e.block(far)
 	j.trs = append(j.trs, t)
 	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
 	j.hot = (j.hot + 15) &^ 15

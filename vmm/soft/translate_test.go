@@ -604,3 +604,91 @@ func TestCodeMemory(t *testing.T) {
 		m.free()
 	}
 }
+
+// TestTranslatorRemap: calls and returns between pages, direct and not, go to
+// what the pages are mapped to, also when that changes (SDM vol. 3A §4.10.4), and
+// when it is mapped twice.
+func TestTranslatorRemap(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o := newOracle(t)
+	c, s := o.c, o.c.s
+	if c.jit == nil {
+		t.Skip("no translated code on this host")
+	}
+	const (
+		caller, callee, again = oracleCode, oracleCode + 0x1000, oracleCode + 0x2000 // addresses
+		memory                = oracleCode + 0x3000                                  // two pages of callers, two of callees
+	)
+	o.mapOnly(oracleData, oracleData+0x1000, oracleCode, oracleCode+0x7000)
+	for i := range 2 {
+		n := byte(1 + i)
+		// 1: call callee+0x10; mov rbx, [rsi]; call rbx; add eax, n<<16; jmp rel to 2 on the same page; 2: dec ecx; jnz 1; hlt
+		copy(o.ram[memory+i<<12-oracleBase:], []byte{0xe8, 0x0b, 0x10, 0, 0, 0x48, 0x8b, 0x1e, 0xff, 0xd3, 0x05, 0, 0, n, 0, 0xeb, 0, 0xff, 0xc9, 0x75, 0xeb, 0xf4})
+		p := o.ram[memory+(2+i)<<12-oracleBase:]
+		copy(p[0x10:], []byte{0x83, 0xc0, n, 0xc3})                            // add eax, n; ret
+		copy(p[0x40:], []byte{0x05, 0, n, 0, 0, 0xff, 0x34, 0x24, 0xc2, 8, 0}) // add eax, n<<8; push [rsp]; ret 8
+	}
+	remap := func(va uint64, page int) {
+		binary.LittleEndian.PutUint64(o.ram[oracleTab+0x3000+va>>12&511*8-oracleBase:], uint64(memory+page<<12)|5)
+	}
+	for _, cpl := range []uint32{3, 0} {
+		c.setCPL(cpl)
+		remap(caller, 0)
+		remap(callee, 2)
+		remap(again, 3)
+		c.flushTLB()
+		run := func(what string, target uint64, want uint64) {
+			t.Helper()
+			for range 2 {
+				var st userState
+				st.gpr[1], st.gpr[4], st.gpr[6] = 100, oracleData+0x800, oracleData
+				binary.LittleEndian.PutUint64(st.data[dataWindow:], target)
+				o.setState(&st, caller)
+				for b := c.lookup(); b != nil && s.RIP != caller+0x15; b = c.lookup() {
+					if c.chain(b) == stFault {
+						break
+					}
+				}
+				if got := s.R[0]; got != 100*want || s.R[1] != 0 {
+					t.Errorf("ring %d, %s: %#x in %d rounds, want %#x", cpl, what, got, 100-s.R[1], 100*want)
+				}
+			}
+		}
+		run("first", callee+0x40, 0x1_0101)
+		remap(callee, 3)
+		c.flushPage(callee)
+		run("INVLPG", callee+0x40, 0x1_0202)
+		remap(callee, 2)
+		c.useSlot(0, false)
+		run("CR3", callee+0x40, 0x1_0101)
+		c.useSlot(1, false)
+		run("another PCID", callee+0x40, 0x1_0101)
+		remap(caller, 1)
+		c.flushPage(caller)
+		run("the caller", callee+0x40, 0x2_0101)
+		run("a target on another page", again+0x40, 0x2_0201)
+		remap(callee, 3)
+		c.flushPage(callee)
+		run("one page at two addresses", again+0x40, 0x2_0202)
+		p := o.ram[memory+3<<12-oracleBase:]
+		p[0x42] = 4
+		c.codeWrite(c.pages[(memory+3<<12)>>12], memory+3<<12+0x42, 1)
+		run("a store to the code", again+0x40, 0x2_0402)
+		p[0x42] = 2
+		c.codeWrite(c.pages[(memory+3<<12)>>12], memory+3<<12+0x42, 1)
+		run("a store back", again+0x40, 0x2_0202)
+		c.jit.keys = 1<<12*1<<15 - 1<<15 - 3 // about to come round
+		for range 5 {
+			remap(caller, 0)
+			c.flushPage(caller)
+			run("keys come round", again+0x40, 0x1_0202)
+			remap(caller, 1)
+			c.flushPage(caller)
+			run("keys come round", again+0x40, 0x2_0202)
+		}
+	}
+	if len(c.jit.trs) == 0 || c.jit.stamps == 0 {
+		t.Error("nothing was translated")
+	}
+}

@@ -27,17 +27,24 @@ type jitContext struct {
 	TLBs     [2]uint64
 	// Page is the address of the running page, for code that runs anywhere.
 	Page uint64
+	// Key changes with the mappings of addresses: a translation whose stamp has
+	// it is still where it was.
+	Key uint64
 	// Jump maps addresses to translated code for indirect branches, apart for
 	// supervisor and user mode.
 	Jump [2][jumpSlots]jumpSlot
+	// Stamps are of translations with far entries: the key under which the page
+	// was last seen to be mapped to the code's memory; for code that runs
+	// anywhere exclusive-or the page's address.
+	Stamps [maxStamps]uint64
 }
 
-// jumpSlot is one entry; code is an entry that checks the page's translation.
+// jumpSlot is one entry; code is an entry that makes sure of the page's translation.
 type jumpSlot struct{ la, code uint64 }
 
 const (
-	jumpBits  = 15
-	jumpSlots = 1 << jumpBits
+	jumpSlots = 1 << 15
+	maxStamps = 1 << 16
 )
 
 // Offsets of the fields that translated code uses.
@@ -67,7 +74,9 @@ var (
 	jxTmp2     = uint64(unsafe.Offsetof(jitContext{}.Tmp2))
 	jxKernelGS = uint64(unsafe.Offsetof(jitContext{}.KernelGS))
 	jxTLBs     = uint64(unsafe.Offsetof(jitContext{}.TLBs))
+	jxKey      = uint64(unsafe.Offsetof(jitContext{}.Key))
 	jxJump     = uint64(unsafe.Offsetof(jitContext{}.Jump))
+	jxStamps   = uint64(unsafe.Offsetof(jitContext{}.Stamps))
 )
 
 func (x *jitContext) addr() uint64 { return uint64(uintptr(unsafe.Pointer(x))) }
