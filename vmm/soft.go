@@ -43,8 +43,10 @@ func (m *Machine) missingFeatures() string {
 	switch {
 	case !ok:
 		return "programs of the guest need a newer x86-64 level than the host's CPU has, which is the guest's"
-	case s.V3():
+	case s.Level() == 3:
 		return "programs of the guest need x86-64-v4 (AVX-512), but the software CPU has x86-64-v3"
+	case s.Level() == 1:
+		return "programs of the guest need x86-64-v2 (SSSE3, SSE4.1, SSE4.2) or newer, for which the software CPU needs a host that has it"
 	case soft.HostHasV3():
 		return "programs of the guest need x86-64-v3 (AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE), but the software CPU has x86-64-v2, because GVMSPAWN_CPU=v2 in the environment says so"
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/u-root/u-root/pkg/cpio"
@@ -154,7 +155,9 @@ func (c *Config) modulesFrom(p Place) ([]foundModule, error) {
 func (c *Config) placeList() string {
 	var names []string
 	for _, p := range c.Places {
-		names = append(names, p.describe(c.Release))
+		if name := p.describe(c.Release); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	if len(names) == 0 {
 		return "any place"

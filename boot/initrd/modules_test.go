@@ -284,8 +284,14 @@ func TestBuildErrors(t *testing.T) {
 			}
 		}
 	}
+	// A place is named once, although it may be there for two reasons.
+	c := testConfig(empty)
+	c.Places = append(c.Places, c.Places[0])
+	if _, err := Build(c); err == nil || strings.Count(err.Error(), empty) != 1 {
+		t.Errorf("the same place twice: %v", err)
+	}
 	// The second place has what the first lacks.
-	c := testConfig(part)
+	c = testConfig(part)
 	c.Places = append(c.Places, Place{Root: writeTree(t, testTree())})
 	if _, err := Build(c); err != nil {
 		t.Error(err)

@@ -35,6 +35,8 @@ type Testbed struct {
 	Kernel string
 	// Modules are loaded besides KVM's, with what they depend on.
 	Modules []string
+	// CPU is QEMU's model of the machine's CPU; if "", one with KVM.
+	CPU string
 	// SMP runs two CPUs in real time. Otherwise there is one and time is the
 	// count of executed instructions, 2 ns each, the same in every run.
 	SMP bool
@@ -126,7 +128,7 @@ func (b Testbed) args(kernel, initrd string) []string {
 	if memory == 0 {
 		memory = 2048
 	}
-	a := []string{"-M", "q35", "-cpu", "max,+svm,+npt", "-m", strconv.Itoa(memory), "-nic", "none", "-nographic", "-no-reboot",
+	a := []string{"-M", "q35", "-cpu", cmp.Or(b.CPU, "max,+svm,+npt"), "-m", strconv.Itoa(memory), "-nic", "none", "-nographic", "-no-reboot",
 		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 reboot=t panic=-1 quiet mitigations=off"}
 	if b.SMP {
 		a = append(a, "-accel", "tcg,thread=multi", "-smp", "2")
@@ -164,7 +166,10 @@ func (b Testbed) writeInitrd(path string, kernel Kernel, busybox string) error {
 	defer f.Close()
 	buf := bufio.NewWriterSize(f, 1<<20)
 	w := cpio.Newc.Writer(buf)
-	modules := append([]string{"kvm_amd"}, b.Modules...)
+	modules := b.Modules
+	if b.CPU == "" {
+		modules = append([]string{"kvm_amd"}, modules...)
+	}
 	if len(b.Disks) > 0 {
 		modules = append(modules, "virtio_pci", "virtio_blk", "ext4")
 	}

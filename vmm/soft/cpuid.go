@@ -9,9 +9,10 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
-// features are what the guest is offered beyond the base of x86-64-v2.
+// features are what the guest is offered beyond what is the same on every host.
 type features struct {
 	cr4, xcr0              uint64
+	sse4                   bool // SSSE3, SSE4.1 and SSE4.2: without them it is no x86-64-v2
 	v3                     bool // AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, XSAVE
 	bmi1, lzcnt, adx       bool
 	aes, pclmul, sha       bool
@@ -29,9 +30,10 @@ func newFeatures(v2 bool) features {
 	f := features{
 		cr4:  cr4Basic | cr4UMIP | cr4FSGSBASE | cr4PCIDE | cr4SMEP | cr4SMAP,
 		xcr0: 1, invpcid: true, rdpid: true, rdrand: true, physBits: physBits,
-		aes: cpu.X86.HasAES, pclmul: cpu.X86.HasPCLMULQDQ, sha: hostHasSHA(),
+		sse4: cpu.X86.HasSSSE3 && cpu.X86.HasSSE41 && cpu.X86.HasSSE42,
+		aes:  cpu.X86.HasAES, pclmul: cpu.X86.HasPCLMULQDQ, sha: hostHasSHA(),
 	}
-	if !v2 && HostHasV3() {
+	if !v2 && f.sse4 && HostHasV3() {
 		f.v3, f.bmi1, f.lzcnt, f.adx = true, true, true, cpu.X86.HasADX
 		f.cr4 |= cr4OSXSAVE
 		f.xcr0 = xcr0X87 | xcr0SSE | xcr0AVX
@@ -52,6 +54,8 @@ func (f *features) lacks(in *decode.Inst) bool {
 		return !f.pclmul
 	case in.Op == decode.ADCX, in.Op == decode.ADOX:
 		return !f.adx
+	case in.Map == 2 || in.Map == 3:
+		return !f.sse4 && in.Opcode < 0x80
 	}
 	return false
 }
@@ -59,10 +63,8 @@ func (f *features) lacks(in *decode.Inst) bool {
 // CPUID bits (SDM vol. 2A, CPUID; AMD APM vol. 3 appendix E).
 const (
 	leaf1ECX = 1<<0 | // SSE3
-		1<<9 | // SSSE3
 		1<<13 | // CMPXCHG16B
 		1<<17 | // PCID
-		1<<19 | 1<<20 | // SSE4.1, SSE4.2
 		1<<21 | // x2APIC
 		1<<22 | // MOVBE
 		1<<23 | // POPCNT
@@ -112,6 +114,9 @@ func (c *CPU) cpuid(leaf, sub uint32) [4]uint32 {
 		return [4]uint32{0x16, word(v, 0), word(v, 8), word(v, 4)}
 	case 1:
 		ecx, edx := uint32(leaf1ECX), uint32(leaf1EDX)
+		if c.vm.features.sse4 {
+			ecx |= 1<<9 | 1<<19 | 1<<20 // SSSE3 SSE4.1 SSE4.2
+		}
 		if c.vm.features.v3 {
 			ecx |= 1<<12 | 1<<26 | 1<<28 | 1<<29 // FMA XSAVE AVX F16C
 		}

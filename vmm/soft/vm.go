@@ -256,8 +256,16 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 // Name is "soft".
 func (vm *VM) Name() string { return "soft" }
 
-// V3 reports whether the CPUs have x86-64-v3, else they have x86-64-v2.
-func (vm *VM) V3() bool { return vm.features.v3 }
+// Level is 1 to 3 for the level of x86-64 that the CPUs have (psABI §3.1.1).
+func (vm *VM) Level() int {
+	switch {
+	case vm.features.v3:
+		return 3
+	case vm.features.sse4:
+		return 2
+	}
+	return 1
+}
 
 // CPUs is the number of virtual CPUs.
 func (vm *VM) CPUs() int { return len(vm.cpus) }
