@@ -51,7 +51,7 @@ var hostileRows = []row{
 		"devices/nvme: TestBadCommands TestHostErrors TestFullCompletionQueue TestNobodyTakes TestResetInFlight FuzzCommand FuzzRegisters", "vmm/disk: TestFull TestTruncated TestVanished", "vmm/disk/qcow2: TestHostileHeaders TestHostileTables FuzzOpen"}},
 	{"21", "packets of any size and shape, control commands, floods, the host's loopback", []string{
 		"virtio/net: TestHostileTransmit TestHostileControl TestFilterBounds TestReceiverUsesSmallRings TestReceiverWithoutMerging FuzzQueues",
-		"virtio/net/usernet: TestTransmitAnySize TestHostileFloods TestHostLoopbackIsNotReachable FuzzTransmit"}},
+		"virtio/net/usernet: TestTransmitAnySize TestHostileSegments TestHostileFloods TestHostLoopbackIsNotReachable FuzzTransmit"}},
 	{"22", "vsock packets: lengths, addresses, credit, floods, resets, half-closed connections", []string{
 		"virtio/vsock: TestViolations TestRefusals TestFlood TestCreditIn TestCreditOut TestHalfClose TestSeqpacket TestConnectionLimit FuzzPackets"}},
 	{"23", "FUSE requests: lengths, names, nodes, handles, links, special files, DAX", []string{
@@ -61,7 +61,7 @@ var hostileRows = []row{
 	{"24", "console floods without a reader, input overruns, unknown control messages, resizes; the serial port's registers", []string{
 		"virtio/console: TestSlowTerminal TestInput TestMultiport TestResize TestCloseBlocked TestResetStorm FuzzControl", "devices/serial: TestSlowHost TestNoFIFO TestLoopback TestDLAB TestEveryAccess FuzzAccess"}},
 	{"25", "balloon pages beyond RAM or twice, large statistics, entropy without bound, flush floods, memory outside the region", []string{
-		"virtio/balloon: TestInflate TestReporting TestStats FuzzQueues", "virtio/rng: TestBounds TestRate FuzzRequests", "virtio/pmem: TestFlood TestTruncate FuzzRequest", "virtio/memdev: TestRequests TestShortResponse FuzzRequest"}},
+		"virtio/balloon: TestInflate TestReporting TestWindow TestStats FuzzQueues", "virtio/rng: TestBounds TestRate FuzzRequests", "virtio/pmem: TestFlood TestTruncate FuzzRequest", "virtio/memdev: TestRequests TestShortResponse FuzzRequest"}},
 	{"26", "all ports and addresses, chips out of order", []string{
 		"vmm/bus: TestUnclaimed", "devices/power: TestEveryAccess", "devices/cmos: TestEveryAccess", "devices/pit: TestEveryAccess TestStorm",
 		"devices/pic: TestEveryAccess", "devices/ioapic: TestEveryAccess", "devices/lapic: TestEveryAccess TestTimerStorm",
@@ -88,22 +88,22 @@ var deviceRows = []row{
 	{"blk", "raw files: reads, writes, discards, locks, direct I/O, ephemeral overlays", []string{
 		"vmm/disk: TestRaw TestDirect TestLock TestOpenErrors TestOverlay", "cmd/gvmspawn: TestBootDisks TestLongDebianDisks"}},
 	{"blk", "qcow2: every shape, backing files, compression, snapshots, lazy refcounts, our own images, kill -9", []string{
-		"vmm/disk/qcow2: TestRandom TestBacking TestCompressed TestSnapshot TestRebuild TestCreate TestReuse TestCrash TestConcurrent", "cmd/gvmspawn: TestLongFio"}},
+		"vmm/disk/qcow2: TestRandom TestBacking TestBackingPlace TestCompressed TestSnapshot TestRebuild TestCreate TestReuse TestCrash TestConcurrent", "cmd/gvmspawn: TestLongFio"}},
 	{"blk", "features: serial, flush, CONFIG_WCE, MQ, SEG_MAX, discard, write zeroes, read-only", []string{
 		"virtio/blk: TestConfig TestGetID TestWriteCache TestReadOnly TestReadWrite TestQueuesAndResets TestSlowRequests"}},
 	{"blk", "both engines, and errors of the host", []string{"virtio/blk: TestEngines TestHostErrors", "vmm/disk: TestFull TestTruncated TestVanished", "cmd/gvmspawn: TestLongFio"}},
-	{"net", "TAP: queues, offloads, carriers", []string{"virtio/net: TestMultiQueue TestTAPFrames TestCarrier", "cmd/gvmspawn: TestTAP TestBootVHost TestLongUnprivilegedTAP"}},
+	{"net", "TAP: queues, offloads, MTU, carriers", []string{"virtio/net: TestMultiQueue TestTAPOffloads TestFeatureDependencies TestTAPMTU TestTAPFrames TestCarrier", "cmd/gvmspawn: TestTAP TestBootVHost TestLongUnprivilegedTAP"}},
 	{"net", "user mode: TCP, UDP, ping, DNS, DHCPv4 and 6, router advertisements, published ports, no loopback", []string{
 		"virtio/net/usernet: TestPublishedPorts TestDNSIsForwarded TestDHCP TestIPv6Configuration TestHostLoopbackIsNotReachable TestTCPToTheHostWhenAllowed TestTCPRests",
-		"virtio/net/usernet: TestHeaderFollowsFeatures TestWithoutOffloads", "cmd/gvmspawn: TestBootNetwork TestLongApt"}},
+		"virtio/net/usernet: TestHeaderFollowsFeatures TestWithoutOffloads TestUDPOffloads TestFeatures TestPing", "cmd/gvmspawn: TestBootNetwork TestLongApt"}},
 	{"net", "control queue: MAC and VLAN filters, announcement; link, MTU, speed; receive buffers", []string{
-		"virtio/net: TestFilter TestFilterBounds TestLink TestNumBuffers TestReceiverWaitsForRoom TestResets", "cmd/gvmspawn: TestMonitor"}},
+		"virtio/net: TestFilter TestFilterBounds TestLink TestMTU TestNumBuffers TestReceiverWaitsForRoom TestResets", "cmd/gvmspawn: TestMonitor"}},
 	{"vsock", "streams and seqpackets, credit, half-closed connections, sockets of the host, many connections", []string{
 		"virtio/vsock: TestGuestConnects TestDial TestHalfClose TestCreditOut TestCreditIn TestSeqpacket TestForward TestForwardSeqpacket TestMux TestLongConnections",
 		"virtio/vsock: TestTxWithoutRxBuffers TestNoFeatures TestTransportReset TestDeriveCID", "vmm: TestBootVsock", "cmd/gvmspawn: TestBootVHost TestListenFDs"}},
 	{"console", "several ports, sizes, flow control", []string{
 		"virtio/console: TestMultiport TestResize TestSlowTerminal TestInput TestHangup TestEmergencyWrite", "cmd/gvmspawn/internal/terminal: TestResize"}},
-	{"balloon", "inflation, reporting, hinting, statistics", []string{"virtio/balloon: TestInflate TestReporting TestHinting TestStats TestArrange", "cmd/gvmspawn: TestBootMemory"}},
+	{"balloon", "inflation, reporting, hinting, statistics", []string{"virtio/balloon: TestInflate TestReporting TestPoison TestHinting TestCommandIDs TestStats TestArrange", "cmd/gvmspawn: TestBootMemory"}},
 	{"rng, pmem, mem", "a bounded rate, DAX and flushes, memory that comes and goes", []string{
 		"virtio/rng: TestRate TestBounds", "virtio/pmem: TestFlush TestPrivate TestTruncate", "virtio/memdev: TestRequests TestShrink TestReset", "cmd/gvmspawn: TestBootPmem TestBootMemory"}},
 	{"mmio", "the same devices without PCI, packed rings", []string{"cmd/gvmspawn: TestBootMMIO", "virtio/virtiommio: TestRequestsAndReset TestInterrupts", "virtio/virtq: TestPackedWrapCounter FuzzPacked"}},

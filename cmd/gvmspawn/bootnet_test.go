@@ -25,7 +25,7 @@ const usernetMTU = 65520
 
 // TestBootNetwork boots the trixie kernel with two CPUs and the user-mode
 // network: DHCP, ping, DNS, 1,000 connections to a server on the host at once,
-// the host's loopback closed to the guest, a published port; and then the
+// UDP with segmentation offload, the host's loopback closed to the guest, a published port; and then the
 // power button.
 func TestBootNetwork(t *testing.T) {
 	kernel := softBoot(t, "kernel-trixie")
@@ -42,13 +42,15 @@ is card "$(cd /sys/class/net/eth0; cat mtu speed duplex carrier | tr '\n' ' ')" 
 ping -c 1 -W 5 10.0.2.2 >/dev/null; is ping $? 0
 is dns "$(nslookup -type=a name.test | grep -c 192.0.2.77)" "%d"
 guest connect %s %d
+is uso "$(cut -c 57 /sys/class/net/eth0/device/features)" 1
+guest datagrams %s 40
 echo quit | nc -w 5 10.0.2.2 %s; is loopback $? 1
 guest serve 8080
 head -c 24 /dev/input/event0 | hexdump -v -e '1/1 "%%02x"' >/event &
 sleep 1; echo BUTTON wait; wait
 is button "$(cut -c 33-40 /event)" 01007400
 is interrupt "$(awk '/ACPI:Ged/{print $2+$3}' /proc/interrupts)" 1
-poweroff -f`, usernetMTU, resolverWorks(t, dir), server, manyConnections, portOf(loopback)))
+poweroff -f`, usernetMTU, resolverWorks(t, dir), server, manyConnections, echoDatagrams(t, net.JoinHostPort(host, "0")), portOf(loopback)))
 	writeFile(t, filepath.Join(tree, "bin/dhcp"), []byte(`#!/bin/sh
 [ "$1" = bound ] || exit 0
 ip addr add $ip/$mask dev $interface
@@ -72,7 +74,7 @@ echo nameserver $dns >/etc/resolv.conf
 	if s := m.status(); s != 0 {
 		t.Errorf("status %d", s)
 	}
-	m.check("cpus", "dhcp", "card", "ping", "dns", "connect", "loopback", "serve", "button", "interrupt")
+	m.check("cpus", "dhcp", "card", "ping", "dns", "connect", "uso", "datagrams", "loopback", "serve", "button", "interrupt")
 }
 
 func portOf(addr string) string {
@@ -127,6 +129,29 @@ func echoServer(t *testing.T, addr string) string {
 		}
 	}()
 	return l.Addr().String()
+}
+
+// echoDatagrams is echoServer for UDP.
+func echoDatagrams(t *testing.T, addr string) string {
+	t.Helper()
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 64<<10)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				c.WriteTo(b[:n], from) //nolint:errcheck // the guest asks again
+			}
+		}
+	}()
+	return c.LocalAddr().String()
 }
 
 // published sends data through a published port and back, and ends the guest's

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -108,6 +109,34 @@ func TestReporting(t *testing.T) {
 		virtqtest.Desc{Addr: gpa + 32768, Len: 32768, Flags: virtqtest.DescWrite})()
 	if b[4095] != 7 || b[4096] != 0 || b[3*4096-1] != 0 || b[3*4096] != 7 || b[32768] != 0 || b[65535] != 0 {
 		t.Error("wrong pages dropped")
+	}
+}
+
+// Row 25: pages of files (DAX, pmem) are no RAM, so they stay as they are, whether the
+// guest reports them or puts them into the balloon.
+func TestWindow(t *testing.T) {
+	_, m, _ := machine(t)
+	const base = 1 << 30
+	w, err := m.Mem.Memory.Add("window", base, 2<<20, mem.Window)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := errors.Join(f.Truncate(8192), w.MapPrivate(0, int(f.Fd()), 0, 8192)); err != nil {
+		t.Fatal(err)
+	}
+	b := w.Bytes()[:8192]
+	for i := range b {
+		b[i] = 7
+	}
+	m.Queue[queueReporting].Again(virtqtest.Desc{Addr: base, Len: 8192, Flags: virtqtest.DescWrite})()
+	m.Queue[queueInflate].Do([][]byte{pfns(base>>12, base>>12+1)}, nil)
+	if !bytes.Equal(b, bytes.Repeat([]byte{7}, 8192)) || m.NeedsReset() {
+		t.Errorf("pages of a file were dropped, needs reset %v", m.NeedsReset())
 	}
 }
 
@@ -221,6 +250,47 @@ func TestHinting(t *testing.T) {
 	q.Do([][]byte{id}, []int{4096}) // late
 	if len(hinted) != 0 {
 		t.Errorf("%d hints too many", len(hinted))
+	}
+}
+
+// §5.5.6.5.2: a command ID is not used again, nor is one that means something else,
+// and a driver's reset ends a run.
+func TestCommandIDs(t *testing.T) {
+	d, m, hinted := machine(t)
+	ids := map[uint32]bool{}
+	start := func() []byte {
+		t.Helper()
+		if err := d.StartHinting(); err != nil {
+			t.Fatal(err)
+		}
+		id := m.Config(8, 4)
+		if n := binary.LittleEndian.Uint32(id); n < 2 || ids[n] {
+			t.Errorf("command ID %d again", n)
+		}
+		ids[binary.LittleEndian.Uint32(id)] = true
+		return id
+	}
+	start()
+	d.mu.Lock()
+	d.runID = 1<<32 - 2
+	d.mu.Unlock()
+	start()
+	delete(ids, 2)
+	id := start() // behind the last one
+	m.Reset()
+	if got := m.Config(8, 4); !bytes.Equal(got, pfns(VIRTIO_BALLOON_CMD_ID_STOP)) {
+		t.Errorf("command % x after a reset", got)
+	}
+	if err := d.StartHinting(); err != ErrInactive {
+		t.Errorf("without a driver: %v", err)
+	}
+	if err := m.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	m.Queue[queueFreePage].Do([][]byte{id}, nil) // of before the reset
+	m.Queue[queueFreePage].Do(nil, []int{4096})
+	if len(hinted) != 0 {
+		t.Errorf("%d hints of a run that has ended", len(hinted))
 	}
 }
 

@@ -201,6 +201,32 @@ func TestTAPOffloads(t *testing.T) {
 	}
 }
 
+// §5.1.3.1, §2.2.2: "a device MUST NOT offer a feature which requires another feature
+// which was not offered".
+func TestFeatureDependencies(t *testing.T) {
+	links := tapQueues(t, 2)
+	d, err := New(Config{MAC: ourMAC, Links: links})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := d.Features()
+	for _, c := range []struct {
+		feature uint
+		needs   virtio.Features // one of them
+	}{
+		{FGuestTSO4, virtio.Bits(FGuestCsum)}, {FGuestTSO6, virtio.Bits(FGuestCsum)}, {FGuestECN, virtio.Bits(FGuestTSO4, FGuestTSO6)},
+		{FGuestUFO, virtio.Bits(FGuestCsum)}, {FGuestUSO4, virtio.Bits(FGuestCsum)}, {FGuestUSO6, virtio.Bits(FGuestCsum)},
+		{FHostTSO4, virtio.Bits(FCsum)}, {FHostTSO6, virtio.Bits(FCsum)}, {FHostECN, virtio.Bits(FHostTSO4, FHostTSO6)},
+		{FHostUFO, virtio.Bits(FCsum)}, {FHostUSO, virtio.Bits(FCsum)},
+		{FCtrlRX, virtio.Bits(FCtrlVQ)}, {FCtrlRXExtra, virtio.Bits(FCtrlRX)}, {FCtrlVLAN, virtio.Bits(FCtrlVQ)},
+		{FGuestAnnounce, virtio.Bits(FCtrlVQ)}, {FMQ, virtio.Bits(FCtrlVQ)}, {FCtrlMACAddr, virtio.Bits(FCtrlVQ)},
+	} {
+		if f.Has(c.feature) && f&c.needs == 0 {
+			t.Errorf("feature %d is offered without %#x", c.feature, c.needs)
+		}
+	}
+}
+
 // §5.1.4.1: the MTU offered is the interface's.
 func TestTAPMTU(t *testing.T) {
 	tap := tapQueues(t, 1)[0].(*TAP)

@@ -118,6 +118,21 @@ func TestUDPOffloads(t *testing.T) {
 	}
 }
 
+// §5.1.3.1: each offload needs that of checksums, which is there.
+func TestFeatures(t *testing.T) {
+	f := newEndpoint(nil).Features()
+	for _, feature := range []uint{vnet.FCsum, vnet.FHostTSO4, vnet.FHostTSO6, vnet.FHostUFO, vnet.FHostUSO, vnet.FGuestCsum, vnet.FGuestTSO4, vnet.FGuestTSO6} {
+		if !f.Has(feature) {
+			t.Errorf("feature %d is not offered", feature)
+		}
+	}
+	for _, feature := range []uint{vnet.FGuestUFO, vnet.FGuestUSO4, vnet.FGuestUSO6, vnet.FHostECN, vnet.FGuestECN} {
+		if f.Has(feature) {
+			t.Errorf("feature %d is offered, but there are no such packets", feature)
+		}
+	}
+}
+
 // Row 21: what cannot be cut into datagrams is dropped.
 func TestHostileSegments(t *testing.T) {
 	good := uncutFrame(Guest4, DNS4, 1, 2, make([]byte, 3000))

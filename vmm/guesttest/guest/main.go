@@ -11,6 +11,7 @@
 //	guest echo PORT             echo one vsock connection after another until "quit"
 //	guest dial CID PORT N       N vsock connections to an echo server, then end it
 //	guest connect ADDR N        N parallel TCP connections to an echo server
+//	guest datagrams ADDR N      N UDP datagrams at once to an echo server, and back
 //	guest serve PORT            echo TCP connections, in the background's place
 //	guest ports                 read and write all I/O ports
 //	guest tpm-seal FILE         seal a secret to the TPM
@@ -54,6 +55,8 @@ func main() {
 		check("dial", dial(number(args[0]), number(args[1]), int(number(args[2]))))
 	case "connect":
 		check("connect", connect(args[0], int(number(args[1]))))
+	case "datagrams":
+		check("datagrams", datagrams(args[0], int(number(args[1]))))
 	case "serve":
 		check("serve", serve(args[0]))
 	case "ports":

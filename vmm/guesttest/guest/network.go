@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 )
 
 // notify sends fields to the address in the credential vmm.notify_socket,
@@ -150,6 +151,57 @@ func echoed(c net.Conn, i int) error {
 		return wrong("echo", string(got), line)
 	}
 	return nil
+}
+
+// datagrams sends n datagrams of 1,000 bytes to an echo server by one system call, so
+// that the kernel leaves it to the card to cut them apart if that can, and wants all
+// of them back, whole.
+func datagrams(addr string, n int) error {
+	const size = 1000
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	raw, err := c.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) }); err != nil || serr != nil {
+		return errors.Join(err, serr)
+	}
+	data := make([]byte, n*size)
+	for i := range data {
+		data[i] = byte(i / size)
+	}
+	got, b := map[byte]bool{}, make([]byte, 64<<10)
+	// A datagram may be lost on the host's side: all are sent again then.
+	for range 5 {
+		if _, err := c.Write(data); err != nil {
+			return err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			return err
+		}
+		for len(got) < n {
+			k, err := c.Read(b)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if k != size || !bytes.Equal(b[:k], bytes.Repeat(b[:1], size)) || int(b[0]) >= n {
+				return fmt.Errorf("an answer of %d bytes, from %d to %d", k, b[0], b[k-1])
+			}
+			got[b[0]] = true
+		}
+		if len(got) == n {
+			return nil
+		}
+	}
+	return fmt.Errorf("%d of %d datagrams came back", len(got), n)
 }
 
 // serve echoes the connections to a TCP port until one sends "quit".
