@@ -2,6 +2,7 @@ package usernet
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -23,7 +24,7 @@ const (
 // those the requests are lost, as in a network that filters them.
 type pinger struct {
 	mu     sync.Mutex // guards the fields below
-	flows  map[pingKey]*os.File
+	flows  map[pingKey]net.PacketConn
 	closed bool
 }
 
@@ -42,7 +43,7 @@ func (p *pinger) send(n *Network, mac tcpip.LinkAddress, src, dst netip.Addr, ms
 		var err error
 		if f, err = pingSocket(dst); err == nil {
 			if p.flows == nil {
-				p.flows = map[pingKey]*os.File{}
+				p.flows = map[pingKey]net.PacketConn{}
 			}
 			p.flows[key] = f
 			go p.receive(n, f, key, mac, src)
@@ -53,44 +54,35 @@ func (p *pinger) send(n *Network, mac tcpip.LinkAddress, src, dst netip.Addr, ms
 		return
 	}
 	_ = f.SetReadDeadline(time.Now().Add(pingIdle))
-	_, _ = f.Write(msg)
+	_, _ = f.WriteTo(msg, net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, 0)))
 }
 
-// pingSocket opens an ICMP datagram socket connected to dst.
-func pingSocket(dst netip.Addr) (*os.File, error) {
+// pingSocket opens an ICMP datagram socket for dst. It is not connected, so that each
+// request finds its way anew: the host's addresses and routes change while a ping runs.
+func pingSocket(dst netip.Addr) (net.PacketConn, error) {
 	domain, proto := unix.AF_INET, unix.IPPROTO_ICMP
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: as4(dst)}
 	if dst.Is6() {
-		domain, proto, sa = unix.AF_INET6, unix.IPPROTO_ICMPV6, &unix.SockaddrInet6{Addr: dst.As16()}
+		domain, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Connect(fd, sa); err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "icmp"), nil
-}
-
-func as4(a netip.Addr) (b [4]byte) {
-	if a.Is4() {
-		b = a.As4()
-	}
-	return b
+	f := os.NewFile(uintptr(fd), "icmp")
+	defer f.Close()
+	return net.FilePacketConn(f)
 }
 
 // receive passes the answers to the guest, with the identifier that the kernel
 // replaced, until none come any more.
-func (p *pinger) receive(n *Network, f *os.File, key pingKey, mac tcpip.LinkAddress, guest netip.Addr) {
+func (p *pinger) receive(n *Network, f net.PacketConn, key pingKey, mac tcpip.LinkAddress, guest netip.Addr) {
 	b := make([]byte, 65536)
 	for {
-		k, err := f.Read(b)
+		k, from, err := f.ReadFrom(b)
 		if err != nil && !isRefused(err) {
 			break
 		}
-		if k < 8 {
+		if a, ok := from.(*net.UDPAddr); k < 8 || !ok || a.AddrPort().Addr().Unmap() != key.dst {
 			continue
 		}
 		binary.BigEndian.PutUint16(b[4:], key.id)
