@@ -30,6 +30,9 @@ func (e *emitter) address(t *tinst) (v uint64, known bool) {
 func (e *emitter) effective(t *tinst, dst uint8) {
 	m, h := &t.in.Mem, e.h
 	w := t.in.AddrSize == 8
+	if dst == hT1 {
+		defer func() { e.inT1 = noReg }()
+	}
 	if m.Base == decode.RegRIP {
 		e.inPage(h, dst, e.next(t)+uint64(m.Disp))
 		if !w {
@@ -39,21 +42,10 @@ func (e *emitter) effective(t *tinst, dst uint8) {
 	}
 	base, index := uint8(noReg), uint8(noReg)
 	if m.Base != decode.RegNone {
-		var inMem bool
-		if base, inMem = guestReg(m.Base); inMem {
-			base = hT1
-			h.ra(true, 0x8b, base, e.j.reg(m.Base))
-		}
+		base = e.part(m.Base, m.Index)
 	}
 	if m.Index != decode.RegNone {
-		var inMem bool
-		if index, inMem = guestReg(m.Index); inMem {
-			if m.Index == m.Base {
-				index = hT1
-			} else {
-				h.ra(true, 0x8b, index, e.j.reg(m.Index))
-			}
-		}
+		index = e.part(m.Index, m.Base)
 	}
 	switch {
 	case base == noReg && index == noReg:
@@ -69,6 +61,18 @@ func (e *emitter) effective(t *tinst, dst uint8) {
 	default:
 		h.lea(w, dst, base, index, m.Scale, int32(m.Disp))
 	}
+}
+
+// part returns the host register of r, a part of an address like other.
+func (e *emitter) part(r, other uint8) uint8 {
+	host, inMem := guestReg(r)
+	if inMem {
+		if host = e.copyOf(r); host == noReg {
+			host = e.free(other)
+			e.load(host, r)
+		}
+	}
+	return host
 }
 
 // check emits the lookup of the linear address in hT1, or of the constant v,
@@ -90,6 +94,7 @@ func (e *emitter) check(size uint16, write bool, v uint64, known bool) {
 	h.jcc(ccA, e.slowPath())
 	h.rm(true, 0x03, hT1, hT2, disp+tagHost) // add
 	e.clobber()
+	e.forget()
 }
 
 func tagOf(write bool) int32 {

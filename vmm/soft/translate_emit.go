@@ -15,8 +15,10 @@ type emitter struct {
 	from    int64
 	// host and mem say where the guest's flags are at this point.
 	host, mem bool
-	n         int // number of the instruction
-	slow      uint64
+	// inT1 and inT2 are the guest registers whose values hT1 and hT2 have, or noReg.
+	inT1, inT2 uint8
+	n          int // number of the instruction
+	slow       uint64
 }
 
 // Conditions of jcc.
@@ -100,10 +102,11 @@ func (e *emitter) block(far bool) {
 		k.jmp(h.pc())
 	}
 	e.nearEntries()
+	e.forget()
 	t.resume = make([]uint32, len(list)+1)
 	for i := 0; i < len(list); i++ {
+		t.resume[i] = e.resumeAt()
 		e.n, e.slow = i, 0
-		t.resume[i] = uint32(h.pc() - t.base)
 		if g := list[i].group.last; g != 0 {
 			e.group(i)
 			i = g
@@ -285,6 +288,7 @@ func (e *emitter) spill(t *tinst) {
 	if e.host && !e.mem && t.live != 0 {
 		e.j.saveFlags(e.h)
 		e.mem = true
+		e.inT2 = noReg
 	}
 }
 
@@ -296,6 +300,7 @@ func (e *emitter) flags(t *tinst) {
 	if t.need != 0 && !e.host {
 		e.j.restoreFlags(e.h)
 		e.host = true
+		e.inT2 = noReg
 	}
 }
 
@@ -308,6 +313,10 @@ func (e *emitter) wrote(t *tinst) {
 
 // inst emits one instruction.
 func (e *emitter) inst(t *tinst) {
+	if t.class != tcSame && t.class != tcLea && t.class != tcNop {
+		e.forget()
+		defer e.forget()
+	}
 	switch t.class {
 	case tcInterp:
 		e.spill(t)
@@ -440,6 +449,9 @@ func (e *emitter) same(t *tinst) {
 		e.access(t)
 	}
 	e.flags(t)
+	if t.high {
+		e.forget()
+	}
 	if t.high && t.mem { // MOV from AH and its kin to memory
 		h.mov(hT2, in.ModRM>>3&3)
 		h.rex(false, 0, 0, hT2)
@@ -453,52 +465,45 @@ func (e *emitter) same(t *tinst) {
 		return
 	}
 	reg, rm, opReg := in.Reg(), in.RM(), in.OpcodeReg()
-	var loads [2]struct{ guest, host uint8 }
-	n := 0
-	use := func(r uint8, scratch uint8) uint8 {
-		if !evicted(r) {
-			return hostReg(r)
-		}
-		for _, l := range loads[:n] {
-			if l.guest == r {
-				return l.host
-			}
-		}
-		loads[n].guest, loads[n].host = r, scratch
-		n++
-		if !t.replaces(r) {
-			h.ra(true, 0x8b, scratch, j.reg(r))
-		}
-		return scratch
-	}
 	opcode := in.Opcode
-	if t.flips(reg, rm) {
+	if t.flips(reg, rm) && e.copyOf(reg) == noReg {
 		if in.Opcode&^1 != 0x84 {
 			in.Opcode |= 2
 		}
 		reg, rm = rm, reg
 	}
+	gReg, gRM, gOp := uint8(noReg), uint8(noReg), uint8(noReg) // registers of the guest
+	if t.regG {
+		gReg = reg
+	}
+	if t.rmG {
+		gRM = rm
+	}
+	if e.grouped && gRM != noReg && evicted(gReg) && e.copyOf(gReg) == noReg { // hT1 is taken
+		e.forget()
+	}
 	slot := uint64(0)
 	switch {
 	case t.mem:
 		rm = hT1
-	case t.inSlot(reg, rm):
-		slot = j.reg(rm)
+	case t.inSlot(reg, rm) && e.copyOf(rm) == noReg && (e.grouped || !t.writes(rm) || !e.soon(rm)):
+		slot, gRM = j.reg(rm), noReg
 	}
 	if t.regG {
-		reg = use(reg, hT2)
+		reg = e.operand(t, gReg, gRM)
 	}
-	if t.rmG && slot == 0 {
-		rm = use(rm, hT1)
+	if gRM != noReg {
+		rm = e.operand(t, gRM, gReg)
 	}
 	if t.opReg {
-		opReg = use(opReg, hT2)
+		gOp = opReg
+		opReg = e.operand(t, gOp, noReg)
 	}
 	e.emit(t, reg, rm, opReg, slot)
 	in.Opcode = opcode
-	for _, l := range loads[:n] {
-		if t.writes(l.guest) {
-			h.ra(true, 0x89, l.host, j.reg(l.guest))
+	for i, r := range [...]uint8{gReg, gRM, gOp} {
+		if evicted(r) && t.writes(r) && (i == 0 || r != gReg) {
+			h.ra(true, 0x89, e.copyOf(r), j.reg(r))
 		}
 	}
 	e.wrote(t)
@@ -659,6 +664,7 @@ func (e *emitter) leaInst(t *tinst) {
 	switch {
 	case in.OpSize == 2:
 		e.effective(t, hT1)
+		e.forget()
 		if inMem {
 			h.put(0x66)
 			h.ra(false, 0x89, hT1, e.j.reg(r))
@@ -676,4 +682,7 @@ func (e *emitter) leaInst(t *tinst) {
 		h.rr(false, 0x89, hT1, hT1)
 	}
 	e.setReg(r, hT1)
+	if inMem {
+		e.holds(hT1, r)
+	}
 }

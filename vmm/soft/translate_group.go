@@ -162,13 +162,15 @@ func (e *emitter) group(first int) {
 	host, mem, back := e.host, e.mem, e.h.pc()
 	e.h, e.apart = e.apart, e.h
 	e.host, e.mem = false, inMemory
+	e.forget()
 	for i := first; i <= g.last; i++ {
-		e.n, e.slow = i, 0
 		if i > first {
-			e.t.resume[i] = uint32(e.h.pc() - e.t.base)
+			e.t.resume[i] = e.resumeAt()
 		}
+		e.n, e.slow = i, 0
 		e.inst(&list[i])
 	}
+	e.forget()
 	needed := j.behind
 	if g.last+1 < len(list) {
 		needed = list[g.last+1].live
