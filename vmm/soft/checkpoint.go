@@ -49,7 +49,7 @@ func (v *virtualClock) checkpoint(c *CPU) {
 	la := c.codeAddress(c.s.RIP)
 	for i := range min(uint64(len(k.cp.Code)), 4096-la&0xfff) {
 		exc := c.exc
-		b, ok := c.loadSys(la+i, 1)
+		b, ok := c.peek(la + i)
 		c.exc = exc
 		if !ok {
 			break

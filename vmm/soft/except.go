@@ -190,11 +190,15 @@ func (c *CPU) enter64(e exception, sel uint16, d *descriptor, off, ist uint64, c
 	if e.hasErr {
 		n = 6
 	}
+	mode := c.implicitMode()
+	if s.CPL < 3 && s.Flags&flagAC != 0 { // the frame is no system data structure
+		mode = tlbSup
+	}
 	c.stackAccess = true
 	defer func() { c.stackAccess = false }()
 	for _, v := range frame[:n] {
 		sp -= 8
-		if !c.storeSys(sp, v, 8) {
+		if !c.storeSlow(sp, v, 8, mode) {
 			return false
 		}
 	}

@@ -29,7 +29,7 @@ func (c *CPU) noteInvalid() {
 	}
 	var code []byte
 	for i := range uint64(decode.MaxLen) {
-		v, ok := c.loadSys(c.wrap(c.codeAddress(c.next)+i), 1)
+		v, ok := c.peek(c.codeAddress(c.next) + i)
 		if !ok {
 			break
 		}

@@ -356,19 +356,55 @@ func stn(h, v uint64, size uint8) {
 	}
 }
 
-// loadSys reads with supervisor rights, as descriptor tables are read.
+// loadSys reads as descriptor tables and the like are read, at any CPL: by an
+// implicit supervisor-mode access, which EFLAGS.AC does not save from SMAP (SDM
+// vol. 3A §4.6.1).
 func (c *CPU) loadSys(la uint64, size uint8) (uint64, bool) {
-	return c.loadSlow(la, size, tlbSup)
+	return c.loadSlow(la, size, c.implicitMode())
 }
 
-// storeSys writes with supervisor rights.
+// storeSys is the same for a write.
 func (c *CPU) storeSys(la, v uint64, size uint8) bool {
-	return c.storeSlow(la, v, size, tlbSup)
+	return c.storeSlow(la, v, size, c.implicitMode())
+}
+
+func (c *CPU) implicitMode() int {
+	if c.s.CR4&cr4SMAP != 0 {
+		return tlbSMAP
+	}
+	return tlbSup
+}
+
+// peek reads code or data to be shown.
+func (c *CPU) peek(la uint64) (byte, bool) {
+	v, ok := c.loadSlow(c.wrap(la), 1, tlbSup)
+	return byte(v), ok
+}
+
+// checkAlignment raises #AC for an access of user mode that is not aligned (SDM
+// vol. 3A §6.15, "Interrupt 17"), with c.aligning. 16 bytes that no instruction
+// wants aligned are two times 8 here, which the SDM leaves to the processor; 10
+// are a double extended-precision number, other sizes are looked at by parts.
+func (c *CPU) checkAlignment(la uint64, size uint8, m int) bool {
+	if m != tlbUser {
+		return true
+	}
+	mask := uint64(0)
+	switch size {
+	case 2, 4, 8:
+		mask = uint64(size) - 1
+	case 10, 16:
+		mask = 7
+	}
+	if la&mask != 0 {
+		return c.faultErr(vecAC, 0)
+	}
+	return true
 }
 
 // loadSlow is load without a TLB hit for the fast path, in TLB mode m.
 func (c *CPU) loadSlow(la uint64, size uint8, m int) (uint64, bool) {
-	if !c.checkLinear(la, size) {
+	if !c.checkLinear(la, size) || c.aligning && !c.checkAlignment(la, size, m) {
 		return 0, false
 	}
 	if c.dataBreaks {
@@ -442,7 +478,7 @@ func (c *CPU) store(la, v uint64, size uint8) bool {
 }
 
 func (c *CPU) storeSlow(la, v uint64, size uint8, m int) bool {
-	if !c.checkLinear(la, size) {
+	if !c.checkLinear(la, size) || c.aligning && !c.checkAlignment(la, size, m) {
 		return false
 	}
 	if c.dataBreaks {
@@ -487,7 +523,7 @@ func (c *CPU) probeWrite(la uint64, size uint8) bool {
 	if off := la ^ e.Write; off <= 4096-uint64(size) {
 		return true
 	}
-	if !c.checkLinear(la, size) {
+	if !c.checkLinear(la, size) || c.aligning && !c.checkAlignment(la, size, c.tlbMode) {
 		return false
 	}
 	if _, _, ok := c.translate(la, accWrite, c.tlbMode); !ok {

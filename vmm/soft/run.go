@@ -67,6 +67,11 @@ func (c *CPU) loop() vcpu.Exit {
 				return ex
 			}
 		case stExit:
+			if c.trapDue {
+				if ex, stop := c.singleStepped(0); stop {
+					return ex
+				}
+			}
 			if ex, stop := c.debug.stopped(); stop {
 				return ex
 			}
@@ -204,15 +209,26 @@ func (c *CPU) stepGuest() (vcpu.Exit, bool) {
 		c.rearm()
 	}
 	traps := c.breakHits &^ breakWatch
-	if tf != 0 && (st != stExit || s.Flags&flagTF != 0) {
-		traps |= dr6BS
+	if c.trapDue || tf != 0 && (st != stExit || s.Flags&flagTF != 0) {
+		return c.singleStepped(traps)
 	}
-	if traps != 0 {
-		s.DR[6] = s.DR[6]&^0xf | traps
-		c.fault(vecDB)
-		return c.except()
+	return c.trap(traps)
+}
+
+// singleStepped raises the trap of TF, with others.
+func (c *CPU) singleStepped(traps uint64) (vcpu.Exit, bool) {
+	c.trapDue = false
+	return c.trap(traps | dr6BS)
+}
+
+// trap raises #DB behind an instruction, if there is a reason in the bits of DR6.
+func (c *CPU) trap(traps uint64) (vcpu.Exit, bool) {
+	if traps == 0 {
+		return vcpu.Exit{}, false
 	}
-	return vcpu.Exit{}, false
+	c.s.DR[6] = c.s.DR[6]&^0xf | traps
+	c.fault(vecDB)
+	return c.except()
 }
 
 // except delivers the pending exception.
@@ -250,7 +266,7 @@ func (c *CPU) dump(e exception) string {
 	fmt.Fprintf(&b, "gdt %016x+%04x idt %016x+%04x\ncode", s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
 	la := c.codeAddress(s.RIP)
 	for i := range uint64(16) {
-		v, ok := c.loadSys(c.wrap(la+i), 1)
+		v, ok := c.peek(la + i)
 		if !ok {
 			break
 		}

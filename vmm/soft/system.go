@@ -317,7 +317,17 @@ func genTable(c *CPU, in *decode.Inst) int {
 	}
 	ea := c.ea(in)
 	if in.Op == decode.SGDT || in.Op == decode.SIDT {
-		if !c.umip() || !c.storeSeg(in.Mem.Seg, ea, uint64(t.Limit), 2) || !c.storeSeg(in.Mem.Seg, ea+2, t.Base, n) {
+		if !c.umip() {
+			return stFault
+		}
+		if c.aligning { // to 4 bytes
+			if la, _ := c.linear(in.Mem.Seg, ea, n+2, true); la&3 != 0 {
+				return c.raiseErr(vecAC, 0)
+			}
+			c.aligning = false
+			defer c.setTLBMode()
+		}
+		if !c.storeSeg(in.Mem.Seg, ea, uint64(t.Limit), 2) || !c.storeSeg(in.Mem.Seg, ea+2, t.Base, n) {
 			return stFault
 		}
 		return stNext
@@ -644,6 +654,9 @@ func genSysret(c *CPU, in *decode.Inst) int {
 		c.flatSegments(base, 3, false)
 	}
 	s.RIP = ip
+	// Unlike IRET, SYSRET that sets TF traps at once, as if SYSCALL had been done
+	// just now (Linux arch/x86/entry, do_syscall_64).
+	c.trapDue = s.Flags&flagTF != 0
 	return stExit
 }
 

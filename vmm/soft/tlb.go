@@ -168,7 +168,8 @@ func (c *CPU) useSlot(pcid uint64, keep bool) {
 	c.setTLBMode()
 }
 
-// setTLBMode points State.TLB at the buffer for CPL, CR4.SMAP and AC.
+// setTLBMode points State.TLB at the buffer for CPL, CR4.SMAP and AC. While
+// accesses are checked for alignment, or by data breakpoints, all of them are slow.
 func (c *CPU) setTLBMode() {
 	m := tlbSup
 	s := c.s
@@ -178,8 +179,9 @@ func (c *CPU) setTLBMode() {
 		m = tlbSMAP
 	}
 	c.tlbMode = m
+	c.aligning = m == tlbUser && s.CR0&cr0AM != 0 && s.Flags&flagAC != 0
 	s.TLB = c.slot.modes[m].addr
-	if c.dataBreaks {
+	if c.dataBreaks || c.aligning {
 		s.TLB = c.emptyTLB
 	}
 }

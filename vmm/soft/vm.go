@@ -135,7 +135,9 @@ type CPU struct {
 	tlbMode, walkMode     int
 	emptyTLB              uint64 // address of a translation buffer without entries
 	dataBreaks            bool   // DR7 enables a data breakpoint, or the debugger one: all accesses are slow
+	aligning              bool   // accesses of user mode that are not aligned raise #AC
 	breakHits             uint64 // data and I/O breakpoints that the instruction met
+	trapDue               bool   // SYSRET has set TF
 	localGen, globalGen   uint64
 	lastGlobal            bool
 	pages                 map[uint64]*codePage

@@ -190,7 +190,7 @@ func (c *CPU) x87Mem(in *decode.Inst, op, reg, n uint8) int {
 	ea := c.ea(in)
 	entry := x87First + uint64(op)*8 + uint64(reg)
 	if x87Store[op]>>reg&1 == 0 {
-		if !c.readBytes(in.Mem.Seg, ea, s.Scratch[:n]) {
+		if !c.readBytes(in.Mem.Seg, ea, s.Scratch[:n], 8) {
 			return stFault
 		}
 		c.runX87(entry)
@@ -201,16 +201,17 @@ func (c *CPU) x87Mem(in *decode.Inst, op, reg, n uint8) int {
 		return stFault
 	}
 	c.runX87(entry)
-	if !c.writeBytes(in.Mem.Seg, ea, s.Scratch[:n]) {
+	if !c.writeBytes(in.Mem.Seg, ea, s.Scratch[:n], 8) {
 		return stFault
 	}
 	return stNext
 }
 
-// readBytes reads seg:off piecewise into b.
-func (c *CPU) readBytes(seg uint8, off uint64, b []byte) bool {
+// readBytes reads seg:off into b by pieces of unit bytes, which is how it has to be
+// aligned, and smaller ones at the end.
+func (c *CPU) readBytes(seg uint8, off uint64, b []byte, unit int) bool {
 	for i := 0; i < len(b); {
-		n := min(len(b)-i, 8)
+		n := min(len(b)-i, unit)
 		if n < 8 {
 			n = n&4 + boolInt(n&4 == 0)*(n&2) + boolInt(n&6 == 0)*1
 		}
@@ -226,8 +227,8 @@ func (c *CPU) readBytes(seg uint8, off uint64, b []byte) bool {
 	return true
 }
 
-// writeBytes writes b at seg:off; nothing is written if any of it faults.
-func (c *CPU) writeBytes(seg uint8, off uint64, b []byte) bool {
+// writeBytes writes b at seg:off like readBytes; nothing is written if any of it faults.
+func (c *CPU) writeBytes(seg uint8, off uint64, b []byte, unit int) bool {
 	for i := 0; i < len(b); i += 64 {
 		la, ok := c.linear(seg, off+uint64(i), uint8(min(64, len(b)-i)), true)
 		if !ok || !c.probeWrite(la, uint8(min(64, len(b)-i))) {
@@ -235,7 +236,7 @@ func (c *CPU) writeBytes(seg uint8, off uint64, b []byte) bool {
 		}
 	}
 	for i := 0; i < len(b); {
-		n := min(len(b)-i, 8)
+		n := min(len(b)-i, unit)
 		if n < 8 {
 			n = n&4 + boolInt(n&4 == 0)*(n&2) + boolInt(n&6 == 0)*1
 		}
@@ -351,7 +352,7 @@ func (c *CPU) storeEnv(in *decode.Inst, save bool) int {
 		}
 		total += 80
 	}
-	if !c.writeBytes(in.Mem.Seg, c.ea(in), b[:total]) {
+	if !c.writeBytes(in.Mem.Seg, c.ea(in), b[:total], n/7) {
 		return stFault
 	}
 	if save {
@@ -376,7 +377,7 @@ func (c *CPU) loadEnv(in *decode.Inst, restore bool) int {
 	if restore {
 		total += 80
 	}
-	if !c.readBytes(in.Mem.Seg, c.ea(in), b[:total]) {
+	if !c.readBytes(in.Mem.Seg, c.ea(in), b[:total], n/7) {
 		return stFault
 	}
 	step := n / 7
@@ -422,12 +423,12 @@ func genFxsave(c *CPU, in *decode.Inst) int {
 	if in.Op == decode.FXSAVE {
 		c.saveFX(&b, n)
 		// Bytes 464 to 511 are the system's own and stay.
-		if !c.writeBytes(in.Mem.Seg, c.ea(in), b[:416]) {
+		if !c.writeBytes(in.Mem.Seg, c.ea(in), b[:416], 8) {
 			return stFault
 		}
 		return stNext
 	}
-	if !c.readBytes(in.Mem.Seg, c.ea(in), b[:416]) {
+	if !c.readBytes(in.Mem.Seg, c.ea(in), b[:416], 8) {
 		return stFault
 	}
 	m := binary.LittleEndian.Uint32(b[fxMXCSR:])

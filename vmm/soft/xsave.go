@@ -60,7 +60,7 @@ func (c *CPU) xsave(in *decode.Inst, want uint64) int {
 	}
 	if want&xcr0X87 != 0 {
 		copy(b[:fxXMM], s.FX[:fxXMM])
-		if !c.writeBytes(seg, ea, b[:fxMXCSR]) || !c.writeBytes(seg, ea+32, b[32:fxXMM]) {
+		if !c.writeBytes(seg, ea, b[:fxMXCSR], 8) || !c.writeBytes(seg, ea+32, b[32:fxXMM], 8) {
 			return stFault
 		}
 	}
@@ -72,7 +72,7 @@ func (c *CPU) xsave(in *decode.Inst, want uint64) int {
 		for i := range n {
 			copy(b[16*i:], s.xmmBytes(uint8(i), 16))
 		}
-		if !c.writeBytes(seg, ea+fxXMM, b[:16*n]) {
+		if !c.writeBytes(seg, ea+fxXMM, b[:16*n], 8) {
 			return stFault
 		}
 	}
@@ -80,7 +80,7 @@ func (c *CPU) xsave(in *decode.Inst, want uint64) int {
 		for i := range n {
 			copy(b[16*i:16*i+16], s.xmmBytes(uint8(i), 32)[16:])
 		}
-		if !c.writeBytes(seg, ea+xsaveYMM, b[:16*n]) {
+		if !c.writeBytes(seg, ea+xsaveYMM, b[:16*n], 8) {
 			return stFault
 		}
 	}
@@ -97,7 +97,7 @@ func (c *CPU) xrstor(in *decode.Inst, want uint64) int {
 	if want&xcr0AVX != 0 {
 		n = xsaveSize
 	}
-	if !c.readBytes(in.Mem.Seg, c.ea(in), b[:n]) {
+	if !c.readBytes(in.Mem.Seg, c.ea(in), b[:n], 8) {
 		return stFault
 	}
 	bv := binary.LittleEndian.Uint64(b[xsaveHeader:])
