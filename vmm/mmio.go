@@ -68,6 +68,9 @@ const (
 // mmioArguments declares the devices to a kernel without ACPI, which reads them
 // from its command line. One that reads both would find each device twice.
 func (m *Machine) mmioArguments(k linux.Kernel) string {
+	if len(m.mmio) == 0 {
+		return "" // searching a kernel takes its time
+	}
 	byACPI, _ := k.HasString(acpiID)
 	if takes, _ := k.HasString(parameter); !takes || byACPI {
 		return ""

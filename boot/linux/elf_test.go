@@ -20,6 +20,20 @@ func vmlinuxSegments() []testSegment {
 	return segs
 }
 
+func TestContainsCString(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want bool
+	}{
+		{"", false}, {"virtiofs", false}, {"virtiofs\x00", false}, {"\x00virtiofs", false}, {"\x00virtiofs\x00", true},
+		{"xvirtiofs\x00\x00virtiofs\x00", true}, {"\x00virtiofs.\x00virtiofsx\x00avirtiofs\x00", false}, {"\x00virtvirtiofs\x00virtiofs\x00\x00", true},
+	} {
+		if got := containsCString([]byte(c.in), []byte("virtiofs")); got != c.want {
+			t.Errorf("%q: %v", c.in, got)
+		}
+	}
+}
+
 func TestVmlinux(t *testing.T) {
 	file := buildELF(testPref+0x43, vmlinuxSegments(), nil)
 	img := openBytes(t, file)

@@ -31,10 +31,25 @@ func (k Kernel) HasString(s string) (found, known bool) {
 	if k.elf == nil {
 		return false, false
 	}
-	pat := []byte("\x00" + s + "\x00")
 	return slices.ContainsFunc(k.elf.loads, func(p segment) bool {
-		return bytes.Contains(k.l.ram[p.paddr:p.paddr+p.filesz], pat)
+		return containsCString(k.l.ram[p.paddr:p.paddr+p.filesz], []byte(s))
 	}), true
+}
+
+// containsCString reports whether s is in b between two NULs. A kernel is full of
+// NULs, so looking for the first of them is several times as slow.
+func containsCString(b, s []byte) bool {
+	for at := 0; at < len(b); at++ {
+		i := bytes.Index(b[at:], s)
+		if i < 0 {
+			return false
+		}
+		at += i
+		if end := at + len(s); at > 0 && b[at-1] == 0 && end < len(b) && b[end] == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Release is the kernel's release as [Image.Release] gives it, or, for a
