@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 	xz "github.com/therootcompany/xz"
 	"github.com/ulikunitz/xz/lzma"
@@ -125,24 +124,6 @@ func readExactly(r io.Reader, dst []byte) error {
 	}
 	var one [1]byte
 	if n, _ := io.ReadFull(r, one[:]); n != 0 {
-		return errPayloadSize
-	}
-	return nil
-}
-
-// unpackZstd decodes into dst without a window of its own: the output is the history.
-func unpackZstd(src, dst []byte) error {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxWindow(maxDict))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	out, err := d.DecodeAll(src, dst[:0])
-	switch {
-	case err != nil:
-		return err
-	case len(out) != len(dst) || len(dst) > 0 && &out[0] != &dst[0]:
 		return errPayloadSize
 	}
 	return nil
