@@ -28,6 +28,11 @@ func (s *settings) commandLine(options, root []string, serialToo bool) (string, 
 	// A kernel that panics resets the machine at once, instead of standing
 	// still for ever, unless the user's panic= says otherwise.
 	words = append(words, "panic=-1")
+	// Linux tests each algorithm of its crypto API at boot, signatures and key
+	// exchanges with them: a third of a small machine's start. The host's kernel
+	// has done that on this CPU. Linux tests all the same with fips=1, and so it
+	// does if the user says cryptomgr.notests=0.
+	words = append(words, "cryptomgr.notests")
 	if s.ram.Max > s.ram.Size {
 		// Else Linux leaves the memory that it is given unused, until somebody
 		// tells it. Movable memory can be taken back.

@@ -87,6 +87,10 @@ Its command line is that of \fBsystemd\-vmspawn\fR(1), so that it can take that 
 options of its own are marked. The first argument that is no option, and all after it, are appended to
 the kernel command line. A kernel argument that is the name of a command below has to follow an option or "\-\-".
 .PP
+In front of them the kernel gets console=, panic=\-1, so that it does not stand still after a panic, and cryptomgr.notests,
+so that it does not test its cryptographic algorithms at boot; of the same argument given twice the last one counts
+(cryptomgr.notests=0).
+.PP
 The guest's console is this terminal. Pressing ^] (control and the closing bracket) three times within a second kills the machine.
 .SH COMMANDS
 `
