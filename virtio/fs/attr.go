@@ -46,7 +46,26 @@ func (r *request) stat(i *inode) unix.Errno {
 		r.st.Gid, _ = r.d.host.hostID(0, ofGroup)
 		return 0
 	}
-	return sysFstatx(i.fd, &r.st)
+	return r.fstat(i.fd)
+}
+
+// fstat reads the attributes of our descriptor fd into r.st: all but the mount's ID.
+func (r *request) fstat(fd int) unix.Errno {
+	s := &r.fst
+	if e := sysFstat(fd, s); e != 0 {
+		return e
+	}
+	r.st = unix.Statx_t{
+		Mask: unix.STATX_BASIC_STATS, Mode: uint16(s.Mode), Nlink: uint32(s.Nlink), Uid: s.Uid, Gid: s.Gid,
+		Ino: s.Ino, Size: uint64(s.Size), Blocks: uint64(s.Blocks), Blksize: uint32(s.Blksize),
+		Atime: statTime(s.Atim), Mtime: statTime(s.Mtim), Ctime: statTime(s.Ctim),
+		Dev_major: unix.Major(s.Dev), Dev_minor: unix.Minor(s.Dev), Rdev_major: unix.Major(s.Rdev), Rdev_minor: unix.Minor(s.Rdev),
+	}
+	return 0
+}
+
+func statTime(t unix.Timespec) unix.StatxTimestamp {
+	return unix.StatxTimestamp{Sec: t.Sec, Nsec: uint32(t.Nsec)}
 }
 
 // getattr serves GETATTR. The handle, if any, is of no use: the inode's own
@@ -171,7 +190,7 @@ func (r *request) chown(i *inode, in *setattrIn) unix.Errno {
 		return unix.EINVAL // as chown(2) in a user namespace
 	}
 	if !h.privileged {
-		if e := sysFstatx(i.fd, &r.st); e != 0 {
+		if e := r.fstat(i.fd); e != 0 {
 			return e
 		}
 		if uid != ^uint32(0) && h.guestID(r.st.Uid, ofUser) == in.UID {

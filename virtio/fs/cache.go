@@ -49,10 +49,18 @@ func (i *inode) unchanged(s stamp) bool {
 }
 
 // cacheFlags says whether the guest may keep the pages it has of the file i,
-// just opened as fd. With CacheAuto it may if the host's file has not changed
+// just opened as fd.
+func (r *request) cacheFlags(i *inode, fd int) uint32 {
+	if r.d.cfg.Cache == CacheAuto && r.fstat(fd) != 0 {
+		return 0
+	}
+	return r.cacheFlagsNow(i)
+}
+
+// cacheFlagsNow is cacheFlags with the attributes of now in r.st. With CacheAuto it may if the host's file has not changed
 // since the guest opened it last: then all it has cached was read from what is
 // there now.
-func (r *request) cacheFlags(i *inode, fd int) uint32 {
+func (r *request) cacheFlagsNow(i *inode) uint32 {
 	var dir uint32
 	if i.isDir() {
 		dir = fopenCacheDir
@@ -66,7 +74,7 @@ func (r *request) cacheFlags(i *inode, fd int) uint32 {
 		}
 		return fopenDirectIO
 	}
-	if sysFstatx(fd, &r.st) == 0 && i.unchanged(r.d.stampOf(&r.st)) {
+	if i.unchanged(r.d.stampOf(&r.st)) {
 		return fopenKeepCache | dir
 	}
 	return dir

@@ -16,6 +16,11 @@ const (
 	minDents  = 512
 )
 
+// plusMost is how many entries READDIRPLUS looks up in one pass over a directory.
+// Each takes two system calls, where the guest's own LOOKUP costs ten times as much;
+// but who lists a huge directory is not often interested in all of it.
+const plusMost = 4096
+
 // unknownPos marks a directory descriptor that has to be positioned again.
 const unknownPos = ^uint64(0)
 
@@ -34,7 +39,11 @@ func (r *request) opendir() (int, unix.Errno) {
 	}
 	fd := -1
 	if !i.synthetic() {
-		if fd, e = sysOpenat(r.d.host.proc, r.proc(i.fd), unix.O_RDONLY|unix.O_DIRECTORY, 0); e != 0 {
+		const flags = unix.O_RDONLY | unix.O_DIRECTORY
+		if fd, e = sysOpenat(i.fd, dot[:], flags, 0); e == unix.EACCES { // that takes the right to search, too
+			fd, e = sysOpenat(r.d.host.proc, r.proc(i.fd), flags, 0)
+		}
+		if e != 0 {
 			fdsInUse.Add(-1)
 			return 0, hideLimit(e)
 		}
@@ -59,7 +68,7 @@ func (r *request) list(plus bool) (int, unix.Errno) {
 		return 0, e
 	}
 	defer h.put()
-	l := listing{r: r, dir: h.inode, plus: plus, buf: r.room(r.fits(min(in.Size, maxDirReply)))}
+	l := listing{r: r, dir: h.inode, plus: plus, looks: plusMost, buf: r.room(r.fits(min(in.Size, maxDirReply)))}
 	if h.inode.synthetic() {
 		return l.single(in.Offset)
 	}
@@ -68,7 +77,12 @@ func (r *request) list(plus bool) (int, unix.Errno) {
 	if e := l.seek(h, in.Offset); e != 0 {
 		return 0, e
 	}
+	if in.Offset == 0 {
+		h.looked = 0
+	}
+	l.looks -= h.looked
 	e = l.fill(h)
+	h.looked = plusMost - l.looks
 	if l.n > 0 {
 		return l.n, 0 // an error will come again
 	}
@@ -80,8 +94,10 @@ type listing struct {
 	r    *request
 	dir  *inode
 	plus bool
-	buf  []byte
-	n    int
+	// looks is how many entries may still be looked up.
+	looks int
+	buf   []byte
+	n     int
 }
 
 // seek positions the descriptor. The guest may send any offset; the file
@@ -111,7 +127,7 @@ func (l *listing) fill(h *handle) unix.Errno {
 		// Read about as much as fits, since the rest is read again.
 		want := len(l.buf) - l.n
 		if l.plus {
-			want /= 4
+			want /= 6
 		}
 		n, e := sysGetdents(h.fd, l.r.dents[:min(max(want, minDents), dentsSize)])
 		if e != 0 || n == 0 {
@@ -157,7 +173,7 @@ func (l *listing) add(ino, next uint64, typ byte, name []byte) bool {
 	if l.plus {
 		o := view[entryOut](b)
 		if !dots {
-			l.look(o, name)
+			l.look(o, name, ino)
 		}
 		if o.NodeID == 0 {
 			o.Attr.Ino, o.Attr.Mode = ino, uint32(typ)<<12
@@ -174,11 +190,12 @@ func (l *listing) add(ino, next uint64, typ byte, name []byte) bool {
 // look does the LOOKUP in READDIRPLUS. When it fails the entry goes without:
 // node ID 0 tells the guest to look itself. Directories of any size are listed
 // in full, but they use up at most half of our descriptors.
-func (l *listing) look(o *entryOut, name []byte) {
-	if fdsInUse.Load() > l.r.d.host.fdMax/2 {
+func (l *listing) look(o *entryOut, name []byte, ino uint64) {
+	if l.looks == 0 || fdsInUse.Load() > l.r.d.host.fdMax/2 {
 		return
 	}
-	i, e := l.r.resolve(l.dir, name)
+	l.looks--
+	i, e := l.r.resolveListed(l.dir, name, ino)
 	if e != 0 {
 		return
 	}

@@ -30,7 +30,11 @@ func (r *request) finish(parent *inode) (int, unix.Errno) {
 	if e := r.createAs(); e != 0 {
 		return 0, e
 	}
-	return r.answerEntry(parent, r.mk.name)
+	i, e := r.resolveNew(parent, parent.fd, r.mk.name)
+	if e != 0 {
+		return 0, e
+	}
+	return r.answerKnown(parent, i)
 }
 
 // mkdir serves MKDIR.

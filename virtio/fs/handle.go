@@ -22,8 +22,9 @@ type handle struct {
 	// locked: POSIX locks were taken through it.
 	locked atomic.Bool
 
-	mu  sync.Mutex // a directory's: one READDIR at a time; guards pos
-	pos uint64     // where the directory's descriptor stands
+	mu     sync.Mutex // a directory's: one READDIR at a time; guards the rest
+	pos    uint64     // where the directory's descriptor stands
+	looked int        // entries that READDIRPLUS has looked up since the beginning
 }
 
 func (h *handle) put() {
@@ -242,6 +243,9 @@ func (r *request) createExisting(parent *inode, in *createIn) (int, unix.Errno) 
 	if e = r.openable(i, in.Flags); e == 0 {
 		var h *handle
 		if h, e = r.reopen(i, in.Flags, in.OpenFlags); e == 0 {
+			if e := r.stat(i); e != 0 {
+				return 0, e // handle and lookup stay until the session ends
+			}
 			return r.answerOpened(parent, i, h)
 		}
 	}
@@ -252,7 +256,7 @@ func (r *request) createExisting(parent *inode, in *createIn) (int, unix.Errno) 
 // answerCreated enters inode and handle of the descriptor that createAs left.
 func (r *request) answerCreated(parent *inode, flags uint32) (int, unix.Errno) {
 	fd := r.mk.fd
-	i, e := r.enterOpen(fd)
+	i, e := r.enterOpen(parent, fd)
 	if e != 0 {
 		sysClose(fd)
 		fdsInUse.Add(-1)
@@ -262,11 +266,22 @@ func (r *request) answerCreated(parent *inode, flags uint32) (int, unix.Errno) {
 	return r.answerOpened(parent, i, r.newHandle(i, fd, flags))
 }
 
-// enterOpen makes the inode for an open descriptor of ours. It is the same
-// file for certain, whatever happened to its name since.
-func (r *request) enterOpen(fd int) (*inode, unix.Errno) {
+// enterOpen makes the inode for an open descriptor of ours, new in parent, and leaves
+// the attributes in r.st. It is the same file for certain, whatever happened to its
+// name since: that is only tried first because the way by /proc is longer.
+func (r *request) enterOpen(parent *inode, fd int) (*inode, unix.Errno) {
 	if e := r.d.takeFD(); e != 0 {
 		return nil, e
+	}
+	if r.mk.name != nil && r.fstat(fd) == 0 {
+		dev, ino := r.fst.Dev, r.fst.Ino
+		if p, e := r.openPath(parent.fd, r.mk.name, unix.RESOLVE_NO_XDEV); e == 0 {
+			if e = r.fstat(p); e == 0 && r.fst.Dev == dev && r.fst.Ino == ino {
+				r.st.Mnt_id = parent.key.mnt
+				return r.enterStat(p, 0)
+			}
+			sysClose(p)
+		}
 	}
 	p, e := sysOpenat(r.d.host.proc, r.proc(fd), unix.O_PATH, 0)
 	if e != 0 {
@@ -276,16 +291,13 @@ func (r *request) enterOpen(fd int) (*inode, unix.Errno) {
 	return r.enter(p)
 }
 
-// answerOpened makes the reply of CREATE: entry and handle.
+// answerOpened makes the reply of CREATE, entry and handle, with the attributes in r.st.
 func (r *request) answerOpened(parent, i *inode, h *handle) (int, unix.Errno) {
-	if e := r.stat(i); e != 0 {
-		return 0, e // handle and lookup stay until the session ends
-	}
 	entry, n := answer[entryOut](r, 0)
 	r.fillEntry(entry, parent, i)
 	o, m := answer[openOut](r, n)
 	o.FH = h.id
-	o.OpenFlags = r.cacheFlags(i, h.fd)
+	o.OpenFlags = r.cacheFlagsNow(i)
 	return n + m, 0
 }
 

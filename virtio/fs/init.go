@@ -47,7 +47,7 @@ func copyInit(in *initIn, b []byte) {
 
 // wanted are the INIT flags that this device and its configuration understand.
 func (d *Device) wanted() uint64 {
-	f := uint64(initAsyncRead | initAtomicOTrunc | initBigWrites | initDoReaddirplus | initReaddirplusAuto |
+	f := uint64(initAsyncRead | initAtomicOTrunc | initBigWrites | initDoReaddirplus |
 		initAsyncDIO | initParallelDirops | initMaxPages | initHandleKillprivV2 | initSetxattrExt | initExt |
 		// A symbolic link never changes its target, and a new one is a new inode.
 		initCacheSymlinks |
@@ -57,6 +57,7 @@ func (d *Device) wanted() uint64 {
 	}
 	if d.cfg.Cache == CacheNever {
 		f |= initDirectIOMmap
+		f &^= initDoReaddirplus // the guest would look again at once
 	}
 	if d.cfg.Writeback && d.cfg.Cache != CacheNever {
 		f |= initWritebackCache

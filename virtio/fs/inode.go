@@ -94,6 +94,14 @@ func (t *inodeTable) find(k inodeKey) *inode {
 	return i
 }
 
+// has reports whether the guest knows the file.
+func (t *inodeTable) has(k inodeKey) bool {
+	t.mu.RLock()
+	_, ok := t.byKey[k]
+	t.mu.RUnlock()
+	return ok
+}
+
 // add enters a new inode with one lookup and a reference for the caller. If the
 // file got in meanwhile it returns that inode, and n is closed.
 func (t *inodeTable) add(n *inode) *inode {

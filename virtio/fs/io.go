@@ -148,7 +148,7 @@ func (r *request) writeAll(h *handle, iov []unix.Iovec, in *writeIn) (int, unix.
 // and that our capabilities would let it keep.
 func (r *request) keepsSetID(h *handle) bool {
 	return r.d.host.caps.base.has(unix.CAP_FSETID) &&
-		sysFstatx(h.fd, &r.st) == 0 && r.st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
+		r.fstat(h.fd) == 0 && r.st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 }
 
 // flush serves FLUSH, the close(2) of one descriptor: it gives the POSIX locks

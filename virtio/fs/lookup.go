@@ -37,6 +37,12 @@ func (r *request) answerEntry(parent *inode, name []byte) (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
+	return r.answerKnown(parent, i)
+}
+
+// answerKnown makes the entry reply for i, whose reference it gives back and whose
+// attributes are in r.st.
+func (r *request) answerKnown(parent, i *inode) (int, unix.Errno) {
 	defer i.put()
 	o, n := answer[entryOut](r, 0)
 	r.fillEntry(o, parent, i)
@@ -74,7 +80,7 @@ func (r *request) resolve(parent *inode, name []byte) (*inode, unix.Errno) {
 	i := r.d.nodes.find(keyOf(&r.st))
 	if i == nil {
 		var e unix.Errno
-		if i, e = r.resolveNew(dir, name); e != 0 {
+		if i, e = r.resolveNew(parent, dir, name); e != 0 {
 			return nil, e
 		}
 	}
@@ -87,21 +93,44 @@ func (r *request) resolve(parent *inode, name []byte) (*inode, unix.Errno) {
 	return i, 0
 }
 
-// resolveNew opens a file that the guest does not know yet.
-func (r *request) resolveNew(dir int, name []byte) (*inode, unix.Errno) {
+// resolveListed is resolve for a name that a listing showed with an inode number. One
+// of which the guest has nothing needs no look before it is opened.
+func (r *request) resolveListed(parent *inode, name []byte, ino uint64) (*inode, unix.Errno) {
+	k := parent.key
+	k.ino = ino
+	if parent.synthetic() || r.d.nodes.has(k) {
+		return r.resolve(parent, name)
+	}
+	return r.resolveNew(parent, parent.fd, name)
+}
+
+// resolveNew opens a file, name in dir, that the guest does not know yet.
+func (r *request) resolveNew(parent *inode, dir int, name []byte) (*inode, unix.Errno) {
 	if e := r.d.takeFD(); e != 0 {
 		return nil, e
 	}
-	r.how = unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
+	fd, e := r.openPath(dir, name, unix.RESOLVE_NO_XDEV)
+	sameMount := e == 0 && !parent.synthetic()
+	if e == unix.EXDEV { // something is mounted there
+		fd, e = r.openPath(dir, name, 0)
 	}
-	fd, e := sysOpenat2(dir, name, &r.how)
 	if e != 0 {
 		fdsInUse.Add(-1)
 		return nil, hideLimit(e)
 	}
+	if sameMount {
+		return r.enterBelow(parent, fd)
+	}
 	return r.enter(fd)
+}
+
+// openPath makes an O_PATH descriptor of name in dir without following a link.
+func (r *request) openPath(dir int, name []byte, resolve uint64) (int, unix.Errno) {
+	r.how = unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS | resolve,
+	}
+	return sysOpenat2(dir, name, &r.how)
 }
 
 // hideLimit turns our own limit of open files into the system's, because the
@@ -116,9 +145,22 @@ func hideLimit(e unix.Errno) unix.Errno {
 // enter makes an inode of a new O_PATH descriptor, which it owns from now on
 // and for which takeFD was called. It leaves the attributes in r.st.
 func (r *request) enter(fd int) (*inode, unix.Errno) {
+	return r.enterStat(fd, sysFstatx(fd, &r.st))
+}
+
+// enterBelow is enter for a file of the same mount as its parent directory.
+func (r *request) enterBelow(parent *inode, fd int) (*inode, unix.Errno) {
+	e := r.fstat(fd)
+	r.st.Mnt_id = parent.key.mnt
+	return r.enterStat(fd, e)
+}
+
+// enterStat is enter with the attributes in r.st already, unless reading them failed
+// with e.
+func (r *request) enterStat(fd int, e unix.Errno) (*inode, unix.Errno) {
 	i := &inode{fd: fd}
 	i.refs.Store(1)
-	if e := sysFstatx(fd, &r.st); e != 0 {
+	if e != 0 {
 		i.put()
 		return nil, e
 	}

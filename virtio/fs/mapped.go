@@ -13,7 +13,7 @@ func (r *request) foreign(i *inode) (bool, unix.Errno) {
 	if ids.Range == 0 || i.synthetic() {
 		return false, 0
 	}
-	if e := sysFstatx(i.fd, &r.st); e != 0 {
+	if e := r.fstat(i.fd); e != 0 {
 		return false, e
 	}
 	return r.st.Uid-ids.Shift >= ids.Range, 0

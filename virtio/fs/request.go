@@ -38,6 +38,7 @@ type request struct {
 	dents []byte   // raw directory entries, made when first needed
 	path  [32]byte // see proc and procPath
 	st    unix.Statx_t
+	fst   unix.Stat_t
 	how   unix.OpenHow
 	lk    unix.Flock_t
 	times [2]unix.Timespec

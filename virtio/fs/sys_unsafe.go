@@ -57,6 +57,13 @@ func sysFstatx(fd int, st *unix.Statx_t) unix.Errno {
 	return sysStatx(fd, empty[:], unix.AT_EMPTY_PATH, statMask, st)
 }
 
+// sysFstat is sysFstatx without the mount's ID. It takes no path, for which the kernel
+// would get and clear a page.
+func sysFstat(fd int, st *unix.Stat_t) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+	return e
+}
+
 func sysMkdirat(dir int, name []byte, mode uint32) unix.Errno {
 	_, _, e := unix.Syscall(unix.SYS_MKDIRAT, uintptr(dir), uintptr(ptr(name)), uintptr(mode))
 	return e
