@@ -1,57 +1,19 @@
 package vmm
 
 import (
-	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/u-root/u-root/pkg/cpio"
-
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
 
-// smallInit is the init of smallInitrd.
-const smallInit = `#!/bin/busybox sh
-/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t sysfs sysfs /sys; /bin/busybox mount -t devtmpfs dev /dev
-exec >/dev/console 2>&1 </dev/console
-echo "BOOTED $(/bin/busybox cat /sys/firmware/efi/fw_platform_size 2>/dev/null) $(/bin/busybox cat /proc/cmdline)"
-/bin/busybox poweroff -f
-`
-
-// smallInitrd is an initrd that needs no disk: it says so and powers off.
-func smallInitrd(t testing.TB) string {
-	t.Helper()
-	busybox, err := os.ReadFile(guesttest.Busybox(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := cpio.Newc.Writer(&b)
-	var records []cpio.Record
-	for _, d := range []string{"bin", "dev", "proc", "sys"} {
-		records = append(records, cpio.Directory(d, 0o755))
-	}
-	records = append(records, cpio.CharDev("dev/console", 0o600, 5, 1), cpio.StaticFile("init", smallInit, 0o755), cpio.StaticFile("bin/busybox", string(busybox), 0o755))
-	if err := cpio.WriteRecords(w, records); err != nil {
-		t.Fatal(err)
-	}
-	if err := cpio.WriteTrailer(w); err != nil {
-		t.Fatal(err)
-	}
-	initrd := filepath.Join(t.TempDir(), "initrd")
-	if err := os.WriteFile(initrd, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return initrd
-}
-
-// smallUKI is a unified kernel image with smallInitrd.
+// smallUKI is a unified kernel image with guesttest.SmallInitrd.
 func smallUKI(t testing.TB) string {
 	t.Helper()
-	return buildUKI(t, guesttest.KernelAsset(t, "kernel-trixie").Path, smallInitrd(t), "console=ttyS0 quiet panic=-1")
+	return guesttest.LinuxUKI(t, guesttest.KernelAsset(t, "kernel-trixie").Path, guesttest.SmallInitrd(t), "console=ttyS0 quiet panic=-1")
 }
 
 // bootsBy boots a machine by firmware to the end of smallUKI.
@@ -75,7 +37,7 @@ func TestLongFirmwareBuses(t *testing.T) {
 		t.Skip("set GVMSPAWN_LONG=1")
 	}
 	uki := smallUKI(t)
-	disk := buildDisk(t, uki, t.TempDir(), 2)
+	disk := guesttest.EFIDisk(t, uki, t.TempDir(), 2)
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -131,9 +93,9 @@ func bootableISO(t testing.TB, program string) string {
 	if err := os.Truncate(esp, imageMiB<<20); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "", "mformat", "-i", esp, "-F", "::")
-	command(t, "", "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT")
-	command(t, "", "mcopy", "-i", esp, program, "::/EFI/BOOT/BOOTX64.EFI")
+	guesttest.Command(t, "", "mformat", "-i", esp, "-F", "::")
+	guesttest.Command(t, "", "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT")
+	guesttest.Command(t, "", "mcopy", "-i", esp, program, "::/EFI/BOOT/BOOTX64.EFI")
 	fat, err := os.ReadFile(esp)
 	if err != nil {
 		t.Fatal(err)

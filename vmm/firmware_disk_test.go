@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,16 +14,6 @@ import (
 	"github.com/gvmspawn/gvmspawn/boot/linux"
 	"github.com/gvmspawn/gvmspawn/vmm/guesttest"
 )
-
-// command runs a program that makes a part of a disk image.
-func command(t testing.TB, input string, name string, args ...string) {
-	t.Helper()
-	cmd := exec.Command(guesttest.Tool(t, name), args...)
-	cmd.Stdin = strings.NewReader(input)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", name, err, out)
-	}
-}
 
 // buildInitrd makes an initrd that mounts a block device as the root, with
 // the modules of the kernel's package.
@@ -54,43 +43,6 @@ func buildInitrd(t testing.TB, k guesttest.Kernel, device, cmdline string) strin
 	return path
 }
 
-// buildUKI makes a unified kernel image.
-func buildUKI(t testing.TB, kernel, initrd, cmdline string) string {
-	t.Helper()
-	text := filepath.Join(t.TempDir(), "cmdline")
-	if err := os.WriteFile(text, []byte(cmdline), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return guesttest.UKI(t, guesttest.UKISection{Name: ".cmdline", File: text}, guesttest.UKISection{Name: ".linux", File: kernel},
-		guesttest.UKISection{Name: ".initrd", File: initrd})
-}
-
-// buildDisk makes a GPT image: an EFI system partition with the program that
-// firmware starts, and an ext4 root with a tree, of rootMiB MiB.
-func buildDisk(t testing.TB, program, tree string, rootMiB int64) string {
-	t.Helper()
-	dir := t.TempDir()
-	disk, esp, root := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "esp"), filepath.Join(dir, "root")
-	const espMiB = 96
-	for path, size := range map[string]int64{disk: espMiB + rootMiB + 2, esp: espMiB, root: rootMiB} {
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(path, size<<20); err != nil {
-			t.Fatal(err)
-		}
-	}
-	command(t, fmt.Sprintf("label: gpt\nstart=1MiB, size=%dMiB, type=U\nsize=%dMiB, type=L\n", espMiB, rootMiB), "sfdisk", "-q", disk)
-	command(t, "", "mformat", "-i", esp, "-F", "::")
-	command(t, "", "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT")
-	command(t, "", "mcopy", "-i", esp, program, "::/EFI/BOOT/BOOTX64.EFI")
-	command(t, "", "mke2fs", "-q", "-t", "ext4", "-d", tree, root)
-	for file, at := range map[string]int64{esp: 1, root: 1 + espMiB} {
-		command(t, "", "dd", "if="+file, "of="+disk, "bs=1M", fmt.Sprintf("seek=%d", at), "conv=notrunc,sparse", "status=none")
-	}
-	return disk
-}
-
 // firmwareInit is the init of a small guest: it says what firmware told, and
 // powers off or waits for orders.
 const firmwareInit = `exec >/dev/console 2>&1 </dev/console
@@ -116,9 +68,9 @@ esac; done
 func efiDisk(t testing.TB, kernel string) string {
 	k := guesttest.KernelAsset(t, kernel)
 	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 quiet"
-	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
+	uki := guesttest.LinuxUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
 	tree := guesttest.BusyboxTree(t, firmwareInit)
-	return buildDisk(t, uki, tree, 64)
+	return guesttest.EFIDisk(t, uki, tree, 64)
 }
 
 // TestBootFirmwareDisk: OVMF on the software CPU boots a disk image by its EFI
@@ -181,7 +133,7 @@ func TestLongFirmwareKernel(t *testing.T) {
 	ramdisk := buildInitrd(t, k, "/dev/vda2", cmdline)
 	for name, boot := range map[string]Boot{
 		"bzImage": {Kernel: k.Path, Initrds: []string{ramdisk}, CommandLine: cmdline},
-		"UKI":     {Kernel: buildUKI(t, k.Path, ramdisk, cmdline+" mark=UKI")},
+		"UKI":     {Kernel: guesttest.LinuxUKI(t, k.Path, ramdisk, cmdline+" mark=UKI")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, vars := ovmf(t)
@@ -234,12 +186,12 @@ func debianDisk(t testing.TB) string {
 	t.Helper()
 	k := guesttest.KernelAsset(t, "kernel-trixie")
 	const cmdline = "root=/dev/vda2 rw console=ttyS0 panic=-1 systemd.show_status=0"
-	uki := buildUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
-	return buildDisk(t, uki, guesttest.Asset(t, "tree-trixie"), 700)
+	uki := guesttest.LinuxUKI(t, k.Path, buildInitrd(t, k, "/dev/vda2", cmdline), cmdline)
+	return guesttest.EFIDisk(t, uki, guesttest.Asset(t, "tree-trixie"), 700)
 }
 
 // biosDisk makes an image with an MBR, and a FAT partition with SYSLINUX, a
-// kernel and smallInitrd.
+// kernel and guesttest.SmallInitrd.
 func biosDisk(t testing.TB) string {
 	t.Helper()
 	syslinux := guesttest.Asset(t, "syslinux")
@@ -258,14 +210,14 @@ func biosDisk(t testing.TB) string {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "", "mformat", "-i", part, "-h", "16", "-s", "63", "-H", "2048", "::")
-	for from, to := range map[string]string{guesttest.KernelAsset(t, "kernel-trixie").Path: "vmlinuz", smallInitrd(t): "initrd", config: "syslinux.cfg"} {
-		command(t, "", "mcopy", "-i", part, from, "::/"+to)
+	guesttest.Command(t, "", "mformat", "-i", part, "-h", "16", "-s", "63", "-H", "2048", "::")
+	for from, to := range map[string]string{guesttest.KernelAsset(t, "kernel-trixie").Path: "vmlinuz", guesttest.SmallInitrd(t): "initrd", config: "syslinux.cfg"} {
+		guesttest.Command(t, "", "mcopy", "-i", part, from, "::/"+to)
 	}
-	command(t, "", filepath.Join(syslinux, "usr/bin/syslinux"), "--install", part)
-	command(t, "", "dd", "if="+filepath.Join(syslinux, "usr/lib/syslinux/mbr/mbr.bin"), "of="+disk, "conv=notrunc", "status=none")
-	command(t, fmt.Sprintf("label: dos\nstart=1MiB, size=%dMiB, type=c, bootable\n", partMiB), "sfdisk", "-q", "--wipe", "never", disk)
-	command(t, "", "dd", "if="+part, "of="+disk, "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
+	guesttest.Command(t, "", filepath.Join(syslinux, "usr/bin/syslinux"), "--install", part)
+	guesttest.Command(t, "", "dd", "if="+filepath.Join(syslinux, "usr/lib/syslinux/mbr/mbr.bin"), "of="+disk, "conv=notrunc", "status=none")
+	guesttest.Command(t, fmt.Sprintf("label: dos\nstart=1MiB, size=%dMiB, type=c, bootable\n", partMiB), "sfdisk", "-q", "--wipe", "never", disk)
+	guesttest.Command(t, "", "dd", "if="+part, "of="+disk, "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
 	return disk
 }
 

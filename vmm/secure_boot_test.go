@@ -34,7 +34,7 @@ func TestLongSecureBoot(t *testing.T) {
 	given := cfg
 	given.Disks = nil
 	given.Firmware = secureOVMF(t, "OVMF_VARS_4M.ms.fd")
-	given.Boot = Boot{Kernel: k.Path, Initrds: []string{smallInitrd(t)}, CommandLine: "console=ttyS0 panic=-1"}
+	given.Boot = Boot{Kernel: k.Path, Initrds: []string{guesttest.SmallInitrd(t)}, CommandLine: "console=ttyS0 panic=-1"}
 	converse(t.Context(), t, given, 6*time.Minute, step{text: "secureboot: Secure boot enabled"}, step{text: "BOOTED 64"})
 
 	cfg.Firmware = secureOVMF(t, "OVMF_VARS_4M.ms.fd")
@@ -49,7 +49,7 @@ func signedDisk(t testing.TB) string {
 	t.Helper()
 	shim := filepath.Join(guesttest.Asset(t, "shim-signed"), "usr/lib/shim/shimx64.efi.signed")
 	grub := filepath.Join(guesttest.Asset(t, "grub-signed"), "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
-	disk := buildDisk(t, shim, t.TempDir(), 8)
-	command(t, "", "mcopy", "-i", disk+"@@1M", grub, "::/EFI/BOOT/grubx64.efi")
+	disk := guesttest.EFIDisk(t, shim, t.TempDir(), 8)
+	guesttest.Command(t, "", "mcopy", "-i", disk+"@@1M", grub, "::/EFI/BOOT/grubx64.efi")
 	return disk
 }

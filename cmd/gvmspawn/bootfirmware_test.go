@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,5 +65,24 @@ func TestBootFirmware(t *testing.T) {
 	list, err := exec.Command(guesttest.Binary(t), "firmware", "vars", state).Output()
 	if err != nil || !regexp.MustCompile("BootOrder +global +NV,BS,RT").Match(list) {
 		t.Errorf("%v; the variables:\n%s", err, list)
+	}
+}
+
+// TestBootFirmwareAuto: an image in which no kernel is found, but that firmware can
+// start, is started by firmware without being asked for it.
+func TestBootFirmwareAuto(t *testing.T) {
+	kernel := softBoot(t, "kernel-trixie")
+	dir := t.TempDir()
+	firmwareDescriptors(t, dir)
+	uki := guesttest.LinuxUKI(t, kernel.Path, guesttest.SmallInitrd(t), "console=ttyS0 quiet panic=-1 in.uki")
+	disk := guesttest.EFIDisk(t, uki, t.TempDir(), 2)
+	m := newMachine(t, dir, kernel, "-q", "-i", disk, "--vsock=no", "--console-transport=serial", "--console=read-only")
+	m.Args = slices.DeleteFunc(m.Args, func(a string) bool { return strings.HasPrefix(a, "--linux=") })
+	m.start()
+	if st := m.status(); st != 0 || !regexp.MustCompile("BOOTED 64 .*in.uki").MatchString(m.out.String()) {
+		t.Errorf("status %d", st)
+	}
+	if _, err := os.Stat(disk + ".efinvramstate"); err != nil {
+		t.Error(err)
 	}
 }
