@@ -116,10 +116,41 @@ var deviceRows = []row{
 	{"all", "bad input is one sentence", []string{"cmd/gvmspawn: TestBadInput TestBadDevices TestBadKVM TestBadMachines TestBootRootUnknown"}},
 }
 
+// firmwareRows says which tests prove what firmware and the TPM promise.
+var firmwareRows = []row{
+	{"platform", "host bridge, LPC bridge, PM timer, SMI registers, CMOS, resets by 0xcf9, port 92 and the shell", []string{
+		"devices/pci: TestPCIEXBAR TestECAMOverlap TestSMRAM TestIdentification TestPorts", "devices/power: TestICH9 TestAPM TestSMIEnable TestPMTimer TestLegacyResets",
+		"devices/cmos: TestMemory", "vmm: TestBootFirmwareShell TestLongFirmwareShell TestLongFirmwareTrixie"}},
+	{"platform", "fw_cfg: DMA, memory map, boot order, ACPI tables that firmware places, SMBIOS, kernels, opt/ items; debug port", []string{
+		"devices/fwcfg: TestItems TestDirectory TestDMA", "firmware/acpi: TestLoadable TestPlacement", "firmware/smbios: TestWrite TestDmidecode",
+		"vmm: TestBootFirmwareDisk TestLongFirmwareKernel TestLongFirmwareNetwork TestDebugPort TestShareCredentials"}},
+	{"flash", "commands, a read-only slot on KVM, the file in the guest's order", []string{
+		"devices/pflash: TestDetection TestProgramErase TestBuffer TestQuery TestDirect TestFileFollows TestFileFails", "vmm: TestFirmwareInTestbed TestShellInTestbed"}},
+	{"boot", "from virtio-blk, SCSI, NVMe, CD-ROMs, by PXE and HTTP, from a directory; a Debian image, a kernel or UKI that is given; a BIOS", []string{
+		"vmm: TestBootFirmwareDisk TestLongFirmwareBuses TestLongFirmwareNetwork TestLongFirmwareShare TestLongFirmwareDebian TestLongFirmwareKernel TestDebianInTestbed TestBootBIOS",
+		"cmd/gvmspawn: TestBootFirmware TestBootFirmwareAuto"}},
+	{"choice", "descriptors: overrides, masks, order, mappings, machine types, features; the words of --firmware=", []string{
+		"cmd/gvmspawn/internal/firmware: TestList TestFind TestFeatures TestLoadFor", "cmd/gvmspawn: TestFirmwareWords TestBadFirmware"}},
+	{"variables", "templates, where they are kept, whole after kill -9, one machine at a time, a listing", []string{
+		"cmd/gvmspawn/internal/firmware: TestOpenState TestReadTemplate", "firmware/uefi: TestReadStore TestRealStore TestVars",
+		"cmd/gvmspawn: TestBootFirmware TestFirmwareWords TestBadFirmware TestLongVariablesKilled TestLongFirmwareOnKVM"}},
+	{"Secure Boot", "System Management Mode on both engines, hidden memory, flash for it alone; signed starts, unsigned does not", []string{
+		"vmm/soft: TestSMI TestSMIByPort TestSMMBlocks", "vmm/kvm: TestSMM TestSMMRendezvous TestNoSMM", "devices/pci: TestSMRAM",
+		"vmm: TestSMMConfig TestSMMFlash TestBootSMM TestLongSecureBoot TestSecureBootInTestbed TestSignedInTestbed"}},
+	{"TPM", "both interfaces, localities, cancel; swtpm's state, its death; sealing over a reboot, quotes, the event log of a measured boot", []string{
+		"devices/tpm: TestTISRegisters TestTISLocality TestTISStates TestTISCancel TestCRBRegisters TestCRBLocality TestCRBStates TestExecute TestInitFails",
+		"cmd/gvmspawn/internal/swtpm: TestMissing TestSetup TestLibraries TestEventLog TestResetAndState TestDeath TestHang TestSilence", "firmware/acpi: TestBuildErrors TestIASL",
+		"cmd/gvmspawn: TestTPMState TestTPMChildEnds TestBootTPM TestLongTPM TestLongSealedVolume TestLongMeasuredBoot TestLongFirmwareOnKVM TestBootDevicesOnKVM"}},
+	{"health", "generation identifier, pvpanic, watchdog, the clock's alarm", []string{
+		"cmd/gvmspawn: TestBootHealth TestBootDevicesOnKVM", "cmd/gvmspawn/internal/identity: TestGeneration", "devices/pvpanic: TestEvents", "devices/watchdog: TestCountdown TestStopAndLimits", "devices/cmos: TestAlarm"}},
+	{"all", "bad firmware, variables, descriptors and TPMs are one sentence", []string{
+		"firmware/uefi: TestBadImages TestBadVars TestNotStore", "cmd/gvmspawn/internal/swtpm: TestErrors", "cmd/gvmspawn: TestBadFirmware TestBadTPM TestBadInput", "vmm: TestFirmwareErrors"}},
+}
+
 // TestRows: every test that the tables name exists.
 func TestRows(t *testing.T) {
 	have := map[string]map[string]bool{}
-	for _, r := range append(slices.Clone(hostileRows), deviceRows...) {
+	for _, r := range slices.Concat(hostileRows, deviceRows, firmwareRows) {
 		for _, list := range r.tests {
 			dir, names, ok := strings.Cut(list, ": ")
 			if !ok {

@@ -61,7 +61,11 @@ func TestLongVariablesKilled(t *testing.T) {
 			}
 		}
 	}
-	for boot := 1; boot <= 3; boot++ {
+	kills := 3
+	if guesttest.InTestbed() {
+		kills = 1 // each is a boot by firmware there
+	}
+	for boot := 1; boot <= kills; boot++ {
 		writeFile(t, filepath.Join(tree, "boot"), fmt.Append(nil, boot), 0o644)
 		m := newMachine(t, dir, kernel, args...)
 		m.start()
