@@ -25,7 +25,7 @@ func TestLongFirmwareKVM(t *testing.T) {
 			"ovmf/debian.fd": vars, "ovmf/secure.fd": secure.Code, "ovmf/keys.fd": secure.Vars, "ovmf/signed.fd": secure.Vars},
 		Disks:   []string{efiDisk(t, "kernel-trixie"), debianDisk(t), signedDisk(t)},
 		Memory:  3072,
-		Timeout: 30 * time.Minute,
+		Timeout: 50 * time.Minute,
 	}.RunTests(t, "InTestbed$")
 }
 
