@@ -326,6 +326,8 @@ type Vsock struct {
 	// Accept is not, then.
 	VHost *VHostVsock
 	// Mux, if not empty, is the path of a socket at which a host program
-	// writes "CONNECT PORT\n" to reach a port of the guest.
+	// writes "CONNECT PORT\n" to reach a port of the guest. Without VHost, a connection
+	// of the guest's to a port N of the host that Accept does not have goes to the
+	// socket Mux_N, if there is one and its name fits into an address.
 	Mux string
 }

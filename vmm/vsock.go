@@ -19,7 +19,11 @@ func (m *Machine) addVsock(host *pci.Host) error {
 	if v.VHost != nil && m.vm.Name() == "kvm" {
 		return m.addVHostVsock(host)
 	}
-	dev, err := vsock.New(vsock.Config{CID: v.CID})
+	cfg := vsock.Config{CID: v.CID}
+	if len(v.Mux) <= vsock.MaxForward {
+		cfg.Forward = v.Mux
+	}
+	dev, err := vsock.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ cat /mnt/2/../2/other 2>/dev/null; is bind-file-only $? 1
 mkdir /work; guest files /work; sync; guest sum /work
 guest notify READY=1 "STATUS=half way"
 guest echo 1234
+guest dial 2 7777 20
 guest notify EXIT_STATUS=42
 poweroff -f`)
 	writeFile(t, filepath.Join(tree, "fromhost"), []byte("hello guest"), 0o640)
@@ -80,11 +81,12 @@ poweroff -f`)
 			t.Errorf("the manager was not told %q but %q", want, manager.String())
 		}
 	}
+	echoOn(t, "unix", filepath.Join(dir, "run/boot/vsock_7777"))
 	echoThroughMux(t, filepath.Join(dir, "run/boot/vsock"), 1234)
 	if s := m.status(); s != 42 {
 		t.Errorf("status %d, want 42", s)
 	}
-	m.check(append(fileChecks, "size", "uuid", "credential", "fromhost", "hostlinks", "bind", "bind-ro", "bind-ro-remove", "bind-file", "bind-file-ro", "bind-file-only", "echo", "notify", "resize")...)
+	m.check(append(fileChecks, "size", "uuid", "credential", "fromhost", "hostlinks", "bind", "bind-ro", "bind-ro-remove", "bind-file", "bind-file-ro", "bind-file-only", "echo", "dial", "notify", "resize")...)
 	sameTree(t, m, filepath.Join(tree, "work"))
 	hostSees(t, filepath.Join(tree, "work"))
 	if b, err := os.ReadFile(filepath.Join(dir, "rw/file")); string(b) != "changed\n" {

@@ -108,10 +108,16 @@ func freePort(t *testing.T) string {
 	return portOf(l.Addr().String())
 }
 
-// echoServer echoes until the test ends, and returns its address.
+// echoServer echoes on a TCP port until the test ends, and returns its address.
 func echoServer(t *testing.T, addr string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", addr)
+	return echoOn(t, "tcp", addr)
+}
+
+// echoOn is echoServer for any network of streams.
+func echoOn(t *testing.T, network, addr string) string {
+	t.Helper()
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}

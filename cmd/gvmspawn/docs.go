@@ -122,7 +122,8 @@ As for every service of systemd. The guest's generation identifier (VMGENID) is 
 .SH FILES
 .TP
 \fI/run/systemd/vmspawn/NAME/\fR, \fI$XDG_RUNTIME_DIR/systemd/vmspawn/NAME/\fR, \fI$RUNTIME_DIRECTORY/NAME/\fR
-The running machine: its control socket, its vsock socket (write "CONNECT PORT" and a newline), its SSH key.
+The running machine: its control socket, its vsock socket (write "CONNECT PORT" and a newline), its SSH key. Unless vhost-vsock is used, connections of the guest to port
+N of the host, CID 2, go to the socket vsock_N there, if a program has made one.
 .TP
 \fIIMAGE.tpmstate/\fR
 The TPM of an image or directory, unless \fB\-\-tpm\-state=\fR says otherwise.

@@ -45,6 +45,9 @@ const (
 	windowBudget = 64 << 20
 )
 
+// MaxForward is the longest Config.Forward, which a port must fit behind.
+const MaxForward = len(syscall.RawSockaddrUnix{}.Path) - len("_4294967295") - 1
+
 // Config describes the device.
 type Config struct {
 	// CID is the guest's context ID, 3 to 4294967294.
@@ -99,7 +102,7 @@ func New(cfg Config) (*Device, error) {
 	if cfg.CID < 3 || cfg.CID == 1<<32-1 {
 		return nil, fmt.Errorf("vsock: context ID %d is reserved, use 3 to 4294967294", cfg.CID)
 	}
-	if len(cfg.Forward)+len("_4294967295") >= len(syscall.RawSockaddrUnix{}.Path) {
+	if len(cfg.Forward) > MaxForward {
 		return nil, fmt.Errorf("vsock: the unix socket path prefix %q is too long", cfg.Forward)
 	}
 	d := &Device{
