@@ -20,6 +20,7 @@ type deviceBoot struct {
 	// root is the guest's root disk with this script as its init; without, the
 	// script is in the directory that all share.
 	root  bool
+	qcow2 bool // the root disk's format
 	guest string
 	// host is what happens on the host; without it, the machine runs to its end
 	// with args and must have the status. Its output is in $out then.
@@ -53,6 +54,16 @@ is program "$(mkdir /new; cp /bin/busybox /new/busybox; /new/busybox sh -c "echo
 mount -o remount,ro /; poweroff -f`,
 		args:   "-i /d/pmem.img --image-disk-type=pmem root=/dev/pmem0 rootflags=dax rw",
 		checks: []string{"root", "dax", "same", "program"},
+	},
+	{
+		name: "qcow2", root: true, qcow2: true, guest: `
+is root "$(awk '$2=="/"{print $1,$3}' /proc/mounts | tail -n 1)" "/dev/vda ext4"
+dd if=/dev/urandom of=/data bs=1M count=8 2>/dev/null; sum=$(md5sum </data)
+cp /data /copy; rm /data; sync; fstrim / 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches
+is same "$(md5sum </copy)" "$sum"
+mount -o remount,ro /; poweroff -f`,
+		args:   "-i /d/qcow2.img --image-format=qcow2 --cpus=2 root=/dev/vda rw",
+		checks: []string{"root", "same"},
 	},
 	{
 		name: "packed", guest: `
@@ -188,6 +199,13 @@ tell() { grep -h -E 'CHECK|GAVE UP' $out | sed "s/^.*CHECK/CHECK/; s/^/$1: /"; g
 			writeFile(t, filepath.Join(root, "expect"), []byte("ext4 rw\n"), 0o644)
 			writeFile(t, filepath.Join(root, "disks"), []byte("3\n"), 0o644)
 			toolOutput(t, mke2fs, "-q", "-t", "ext4", "-b", "4096", "-d", root, filepath.Join(disks, b.name+".img"), "48M")
+			if b.qcow2 {
+				image := filepath.Join(disks, b.name+".img")
+				toolOutput(t, guesttest.Tool(t, "qemu-img"), "convert", "-c", "-f", "raw", "-O", "qcow2", image, image+".2")
+				if err := os.Rename(image+".2", image); err != nil {
+					t.Fatal(err)
+				}
+			}
 		} else {
 			writeFile(t, filepath.Join(tree, b.name+".sh"), []byte(b.guest), 0o644)
 		}
