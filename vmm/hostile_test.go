@@ -110,8 +110,8 @@ var deviceRows = []row{
 	{"SCSI, NVMe", "disks of all types, the root among several of its kind", []string{"cmd/gvmspawn: TestBootDiskTypes TestBootRootAmongDisks TestBootHotplug",
 		"virtio/scsi: TestDisk TestCD TestTaskManagement TestInline", "devices/nvme: TestIdentify TestShadowDoorbells TestInline"}},
 	{"all", "resets with requests in flight, no allocations", []string{
-		"virtio/blk: TestLongResets TestAllocs", "virtio/console: TestLongResets TestAllocs", "virtio/vsock: TestLongResets TestAllocs", "virtio/scsi: TestResets TestAllocs",
-		"virtio/net: TestResets TestAllocs", "devices/nvme: TestResetInFlight TestResetStorm TestAllocs", "virtio/balloon: TestAllocs", "virtio/rng: TestAllocs",
+		"virtio/blk: TestLongResets TestAllocs", "virtio/console: TestLongResets TestAllocs", "virtio/vsock: TestLongResets TestAllocs", "virtio/scsi: TestResets TestLongResets TestAllocs",
+		"virtio/net: TestResets TestLongResets TestAllocs", "devices/nvme: TestResetInFlight TestResetStorm TestAllocs", "virtio/balloon: TestAllocs", "virtio/rng: TestAllocs",
 		"virtio/pmem: TestAllocs", "virtio/memdev: TestAllocs", "cmd/gvmspawn: TestLongSoak"}},
 	{"all", "bad input is one sentence", []string{"cmd/gvmspawn: TestBadInput TestBadDevices TestBadKVM TestBadMachines TestBootRootUnknown"}},
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	stdnet "net"
+	"os"
 	"sync/atomic"
 	"testing"
 
@@ -371,7 +372,18 @@ func TestMTU(t *testing.T) {
 
 // Resets with packets on their way in both directions, each time with other features:
 // the device stops, and goes on with the next driver. Row 6.
-func TestResets(t *testing.T) {
+func TestResets(t *testing.T) { resets(t, 200) }
+
+// Ten thousand resets under load, the long suite's.
+func TestLongResets(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1")
+	}
+	resets(t, 10_000)
+}
+
+func resets(t *testing.T, n int) {
+	t.Helper()
 	w := &wire{counter: counter{interrupt: make(chan struct{}, 1)}, frames: make(chan []byte)}
 	d, err := New(Config{MAC: ourMAC, Links: []Link{w}})
 	if err != nil {
@@ -390,12 +402,19 @@ func TestResets(t *testing.T) {
 	}()
 	defer func() { close(stop); <-done }()
 	received := 0
-	for i := range 200 {
-		without := virtio.Features(0)
-		if i%2 == 1 {
-			without = virtio.Bits(FMrgRxbuf, FCtrlVLAN)
+	var machines [12]*virtiotest.Machine // of the drivers, which come again
+	for i := range n {
+		m := machines[i%len(machines)]
+		if m == nil {
+			without := virtio.Features(0)
+			if i%2 == 1 {
+				without = virtio.Bits(FMrgRxbuf, FCtrlVLAN)
+			}
+			m = virtiotest.New(t, d, virtiotest.Options{Features: d.Features() &^ without, EventIdx: i%3 == 0, Packed: i%4 == 0, Memory: virtqtest.NewMemory(t, 4<<20)})
+			machines[i%len(machines)] = m
+		} else if err := m.Activate(); err != nil {
+			t.Fatal(err)
 		}
-		m := virtiotest.New(t, d, virtiotest.Options{Features: d.Features() &^ without, EventIdx: i%3 == 0, Packed: i%4 == 0, Memory: virtqtest.NewMemory(t, 4<<20)})
 		rx, tx, ctrl := m.Queue[0], m.Queue[1], m.Queue[2]
 		for range 60 {
 			rx.Add(nil, []int{2000})

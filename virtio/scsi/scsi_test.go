@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -593,9 +594,20 @@ func TestTaskManagement(t *testing.T) {
 }
 
 // Resets at any time, with commands in flight on several queues.
-func TestResets(t *testing.T) {
+func TestResets(t *testing.T) { resets(t, 60) }
+
+// Ten thousand resets under load, the long suite's.
+func TestLongResets(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("set GVMSPAWN_LONG=1")
+	}
+	resets(t, 10_000)
+}
+
+func resets(t *testing.T, n int) {
+	t.Helper()
 	m := machine{virtiotest.New(t, newDevice(t, 3, target(newRAM(1<<20), false), target(newRAM(1<<20), false)), virtiotest.Options{EventIdx: true, Size: 64}), t}
-	for range 60 {
+	for range n {
 		for qi, q := range m.Queue[firstRequests:] {
 			for i := range 10 {
 				q.Add([][]byte{header([8]byte{1, byte(i % 2), 0x40}, rw10(opWrite10, uint32(qi*10+i), 1)...), make([]byte, 512)}, []int{responseHeader + defaultSenseSize})
