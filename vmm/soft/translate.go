@@ -104,7 +104,10 @@ type translator struct {
 	// forward: branches forward within a page look at no events. With other
 	// CPUs they do, so that code changed by these is seen at once.
 	forward bool
-	behind  uint16 // the flags that are needed behind list
+	// gs: while translated code runs, GS addresses the present translation buffer.
+	// Go does not use it, and the kernel keeps it for each thread.
+	gs     bool
+	behind uint16 // the flags that are needed behind list
 	// indirect: what runs next is the target of an indirect branch that the jump
 	// table did not have.
 	indirect bool
@@ -124,7 +127,7 @@ type translator struct {
 
 // newTranslator makes the code cache of c, or returns nil with the reason.
 func newTranslator(c *CPU, size int) (*translator, error) {
-	j := &translator{c: c}
+	j := &translator{c: c, gs: hostGSBase}
 	if c.s.addr() >= 1<<31-1<<20 {
 		return nil, errHighState
 	}

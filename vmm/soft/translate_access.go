@@ -79,20 +79,18 @@ func (e *emitter) part(r, other uint8) uint8 {
 // for an access of size bytes, and leaves the host address in hT1. It clobbers
 // the flags and hT2.
 func (e *emitter) check(size uint16, write bool, v uint64, known bool) {
-	h, j := e.h, e.j
-	tag := tagOf(write)
-	disp := int32(0)
+	h := e.h
+	var at tlbPlace
 	if known {
 		h.imm(hT1, v)
-		h.ra(true, 0x8b, hT2, j.state(offTLB))
-		disp = int32(v >> 12 & (TLBSize - 1) * 32)
+		at = e.knownEntry(h, v)
 	} else {
-		e.tlbEntry(h)
+		at = e.tlbEntry(h)
 	}
-	h.rm(true, 0x33, hT1, hT2, disp+tag) // xor
+	e.inTLB(h, 0x33, hT1, at, tagOf(write)) // xor
 	h.alui(true, 7, hT1, 4096-int32(size))
 	h.jcc(ccA, e.slowPath())
-	h.rm(true, 0x03, hT1, hT2, disp+tagHost) // add
+	e.inTLB(h, 0x03, hT1, at, tagHost) // add
 	e.clobber()
 	e.forget()
 }
@@ -104,8 +102,38 @@ func tagOf(write bool) int32 {
 	return tagRead
 }
 
-// tlbEntry leaves the address of the entry for the address in hT1 in hT2.
-func (e *emitter) tlbEntry(h *asm) {
+// tlbPlace is where an entry of the present translation buffer lies: behind the
+// register base, or noReg, by disp. With translator.gs it is an offset in the
+// buffer, which GS addresses.
+type tlbPlace struct {
+	base uint8
+	disp int32
+}
+
+// knownEntry is the entry for the address v; without GS it takes hT2.
+func (e *emitter) knownEntry(h *asm, v uint64) tlbPlace {
+	disp := int32(v >> 12 & (TLBSize - 1) * 32)
+	if e.j.gs {
+		return tlbPlace{noReg, disp}
+	}
+	h.ra(true, 0x8b, hT2, e.j.state(offTLB))
+	return tlbPlace{hT2, disp}
+}
+
+// inTLB emits op of reg, or of its number as part of the opcode, with a field of an entry.
+func (e *emitter) inTLB(h *asm, op, reg uint8, at tlbPlace, field int32) {
+	if e.j.gs {
+		h.put(0x65)
+	}
+	if at.base == noReg {
+		h.ra(true, op, reg, uint64(at.disp+field))
+		return
+	}
+	h.rm(true, op, reg, at.base, at.disp+field)
+}
+
+// tlbEntry is the entry for the address in hT1; it takes hT2.
+func (e *emitter) tlbEntry(h *asm) tlbPlace {
 	if cpu.X86.HasBMI2 {
 		h.put(0xc4, 0x43, 0x7b, 0xf0, 0xc0|hT2&7<<3|hT1&7, 7) // rorx r15d, r11d, 7
 	} else {
@@ -114,7 +142,10 @@ func (e *emitter) tlbEntry(h *asm) {
 		h.put(0xc1, 0xc0|5<<3|hT2&7, 7) // shr 7
 	}
 	h.alui(false, 4, hT2, (TLBSize-1)<<5)
-	h.ra(true, 0x03, hT2, e.j.state(offTLB)) // add
+	if !e.j.gs {
+		h.ra(true, 0x03, hT2, e.j.state(offTLB)) // add
+	}
+	return tlbPlace{hT2, 0}
 }
 
 // access emits address and check of t's memory operand.

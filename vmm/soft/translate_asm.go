@@ -144,6 +144,13 @@ func (a *asm) lea(w bool, reg, base, index, scale uint8, disp int32) {
 	}
 }
 
+// gsbase emits RDGSBASE, with op 1, or WRGSBASE, with op 3, of a 64-bit register.
+func (a *asm) gsbase(op, r uint8) {
+	a.put(0xf3)
+	a.rex(true, 0, 0, r)
+	a.put(0x0f, 0xae, 0xc0|op<<3|r&7)
+}
+
 // mov emits a move between 64-bit registers.
 func (a *asm) mov(dst, src uint8) { a.rr(true, 0x89, src, dst) }
 

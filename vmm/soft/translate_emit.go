@@ -222,18 +222,19 @@ func (e *emitter) farSlow(site int) {
 	j.exitCode(k, xFetch, 0, t.index)
 	t.farSite = e.h.at + uint64(site)
 	e.h.bind(site, k.pc())
-	disp, stamp := int32(t.la>>12&(TLBSize-1)*32), uint8(hT2)
+	stamp := uint8(hT2)
+	var at tlbPlace
 	if t.anywhere {
-		disp, stamp = 0, hT1
+		stamp = hT1
 		k.ra(true, 0x8b, hT1, j.ctx(jxPage))
-		e.tlbEntry(k)
-		k.rm(true, 0x39, hT1, hT2, tagExec)
+		at = e.tlbEntry(k)
+		e.inTLB(k, 0x39, hT1, at, tagExec) // cmp
 	} else {
-		k.ra(true, 0x8b, hT2, j.state(offTLB))
-		e.cmpMem(k, hT2, disp+tagExec, t.la&^0xfff)
+		at = e.knownEntry(k, t.la)
+		e.cmpTLB(k, at, tagExec, t.la&^0xfff)
 	}
 	k.jcc(ccNE, t.farMiss)
-	e.cmpMem(k, hT2, disp+tagHost, t.b.key.host&^0xfff)
+	e.cmpTLB(k, at, tagHost, t.b.key.host&^0xfff)
 	k.jcc(ccNE, t.farMiss)
 	k.ra(true, 0x8b, stamp, j.ctx(jxKey))
 	if t.anywhere {
@@ -253,24 +254,22 @@ func (e *emitter) secondPage() {
 	miss := k.pc()
 	e.j.exitCode(k, xFetch, 0, e.t.index)
 	e.inPage(h, hT1, 4096)
-	e.tlbEntry(h)
-	h.rm(true, 0x39, hT1, hT2, tagExec)
+	at := e.tlbEntry(h)
+	e.inTLB(h, 0x39, hT1, at, tagExec) // cmp
 	h.jcc(ccNE, miss)
-	e.cmpMem(h, hT2, tagHost, e.t.b.host2&^0xfff)
+	e.cmpTLB(h, at, tagHost, e.t.b.host2&^0xfff)
 	h.jcc(ccNE, miss)
 }
 
-// cmpMem compares the quadword at base+disp with v.
-func (e *emitter) cmpMem(a *asm, base uint8, disp int32, v uint64) {
+// cmpTLB compares a field of an entry with v.
+func (e *emitter) cmpTLB(a *asm, at tlbPlace, field int32, v uint64) {
 	if int64(v) == int64(int32(v)) {
-		a.rex(true, 0, 0, base)
-		a.put(0x81)
-		a.modrm(7, base, disp)
+		e.inTLB(a, 0x81, 7, at, field)
 		a.u32(uint32(v))
 		return
 	}
 	a.imm(hT1, v)
-	a.rm(true, 0x39, hT1, base, disp)
+	e.inTLB(a, 0x39, hT1, at, field)
 }
 
 // slowPath is the address of the rare code that runs the present instruction

@@ -82,6 +82,14 @@ func (j *translator) common() {
 		a.ra(true, 0x8b, r, j.reg(r))
 	}
 	a.ra(true, 0x8b, hSP, j.reg(4))
+	if j.gs { // reading it costs less than writing it
+		a.gsbase(1, 0)
+		a.ra(true, 0x3b, 0, j.state(offTLB)) // cmp
+		same := a.jccForward(ccE)
+		a.ra(true, 0x8b, 0, j.state(offTLB))
+		a.gsbase(3, 0)
+		a.bind(same, a.pc())
+	}
 	j.loadFlags(a)
 	a.ra(true, 0x8b, 0, j.reg(0))
 	a.put(0xff, 0x24, 0x25) // jmp [resume]

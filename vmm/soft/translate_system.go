@@ -13,8 +13,8 @@ import (
 func (e *emitter) repCheck(reg, sh uint8, write bool) {
 	h := e.h
 	h.mov(hT1, reg)
-	e.tlbEntry(h)
-	h.rm(true, 0x33, hT1, hT2, tagOf(write)) // xor
+	at := e.tlbEntry(h)
+	e.inTLB(h, 0x33, hT1, at, tagOf(write)) // xor
 	h.alui(true, 7, hT1, 4095)
 	h.jcc(ccA, e.slowPath())
 	h.lea(true, hT1, hT1, hCX, sh, 0)
@@ -22,7 +22,7 @@ func (e *emitter) repCheck(reg, sh uint8, write bool) {
 	h.jcc(ccA, e.slowPath())
 	h.rr(false, 0x89, reg, hT1)
 	h.alui(false, 4, hT1, 0xfff)
-	h.rm(true, 0x03, hT1, hT2, tagHost) // add
+	e.inTLB(h, 0x03, hT1, at, tagHost) // add
 }
 
 // rep is REP MOVS and REP STOS upwards within one page; the interpreter does
@@ -140,6 +140,9 @@ func (e *emitter) accessControl(t *tinst) {
 	}
 	h.ra(true, 0x8b, hT2, at)
 	h.ra(true, 0x89, hT2, j.state(offTLB))
+	if j.gs {
+		h.gsbase(3, hT2)
+	}
 	e.clobber()
 }
 

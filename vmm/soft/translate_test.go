@@ -333,6 +333,11 @@ func flowProgram(rng *rand.Rand, code []byte) {
 func TestTranslatorFlow(t *testing.T) {
 	t.Run("counting", func(t *testing.T) { translatorFlow(t, true) })
 	t.Run("free", func(t *testing.T) { translatorFlow(t, false) })
+	if hostGSBase {
+		hostGSBase = false
+		defer func() { hostGSBase = true }()
+		t.Run("without GS", func(t *testing.T) { translatorFlow(t, false) })
+	}
 }
 
 func translatorFlow(t *testing.T, counting bool) {

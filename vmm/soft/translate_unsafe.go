@@ -2,6 +2,7 @@ package soft
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -148,6 +149,14 @@ func freeMap(b []byte) {
 		_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)))
 	}
 }
+
+// hostGSBase reports whether the host lets programs write the base of GS: bit 1 of
+// AT_HWCAP2 (Linux Documentation/arch/x86/x86_64/fsgs.rst).
+var hostGSBase = func() bool {
+	const atHWCAP2, fsgsbase = 26, 1 << 1
+	aux, err := unix.Auxv()
+	return err == nil && slices.ContainsFunc(aux, func(v [2]uintptr) bool { return v[0] == atHWCAP2 && v[1]&fsgsbase != 0 })
+}()
 
 // jitCall calls the code at entry. The code keeps the stack pointer and
 // returns with RET; it may change every other register but FS and GS.
