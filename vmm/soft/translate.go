@@ -26,7 +26,12 @@ const (
 	// each address it is mapped at.
 	maxTranslations = 4
 
-	codeBytes = 24 << 20 // of one CPU's code cache; half of it for rare paths
+	// Bytes of code caches: of all CPUs together, and of one at the least and at the
+	// most; half of it is for rare paths. A Debian tree's boot has some 40 MiB, of which
+	// a CPU of many sees the larger part. What is not used takes no memory.
+	codeBytes    = 384 << 20
+	codeBytesMin = 8 << 20
+	codeBytesMax = 96 << 20
 )
 
 // What of the guest's vector registers is in the host's.

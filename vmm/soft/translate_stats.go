@@ -26,11 +26,7 @@ func (vm *VM) startTranslators(warn func(string, ...any)) {
 	if option("interp") {
 		return
 	}
-	n := len(vm.cpus)
-	size := codeBytes
-	if n > 1 {
-		size = max(48<<20/n, 4<<20) &^ 4095
-	}
+	size := min(max(codeBytes/len(vm.cpus), codeBytesMin), codeBytesMax) &^ 4095
 	for _, c := range vm.cpus {
 		j, err := newTranslator(c, size)
 		if err != nil {
