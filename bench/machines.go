@@ -125,12 +125,19 @@ func (e *environment) virtiofsd(policy, share string) (*process, string, error) 
 	if _, err := os.Stat(program); err != nil {
 		return nil, "", errors.New("virtiofsd is not installed (package qemu-system-common)")
 	}
-	dir, err := os.MkdirTemp(e.dir, "virtiofsd")
+	return e.serve("virtiofsd", func(socket string) []string {
+		return []string{program, "--socket-path=" + socket, "-o", "source=" + share, "-o", "cache=" + policy}
+	})
+}
+
+// serve starts a server of one virtual machine and waits for its socket.
+func (e *environment) serve(name string, argv func(socket string) []string) (*process, string, error) {
+	dir, err := os.MkdirTemp(e.dir, name)
 	if err != nil {
 		return nil, "", err
 	}
 	socket := filepath.Join(dir, "socket")
-	p, err := launch(e.ctx, time.Hour, []string{program, "--socket-path=" + socket, "-o", "source=" + share, "-o", "cache=" + policy}, nil)
+	p, err := launch(e.ctx, time.Hour, argv(socket), nil)
 	if err != nil {
 		return nil, "", err
 	}
@@ -140,12 +147,12 @@ func (e *environment) virtiofsd(policy, share string) (*process, string, error) 
 		}
 		select {
 		case <-p.done:
-			return nil, "", p.failure(fmt.Errorf("virtiofsd: %w", p.waitErr))
+			return nil, "", p.failure(fmt.Errorf("%s: %w", name, p.waitErr))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	p.kill()
-	return nil, "", errors.New("virtiofsd made no socket")
+	return nil, "", fmt.Errorf("%s made no socket", name)
 }
 
 // guestSubject runs a guest program's jobs on a VMM whose command line argv
@@ -154,7 +161,7 @@ type guestSubject struct {
 	limit time.Duration
 	argv  func() ([]string, error)
 	env   []string
-	// server is virtiofsd, started for each run by argv.
+	// server is virtiofsd or swtpm, started for each run by argv.
 	server *process
 	// beside runs next to the guest from the moment that word appears.
 	word   string

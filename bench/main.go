@@ -74,7 +74,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // cases are all that can be measured, in the order of the table.
 var cases = []benchmark{
-	startCase, bootSoftCase, firmwareSoftCase, treeSoftCase, computeCase,
+	startCase, bootSoftCase,
+	firmwareCase("firmware-soft", "bookworm's cloud bzImage and an initramfs through OVMF on a software CPU: start, init, power-off", false),
+	firmwareCase("firmware-tpm-soft", "the same with a TPM, into which OVMF measures itself and the kernel", true),
+	treeSoftCase, computeCase,
 	kvmStartCase, kvmBootCase, kvmReadyCase, kvmMemoryCase,
 	kvmFSCase, kvmMetaCase, kvmDAXCase, kvmVsockCase,
 	memoryCase, sizeCase,
