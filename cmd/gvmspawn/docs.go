@@ -32,10 +32,11 @@ var docs = map[string]string{
 		must be free.`,
 	"network-user-mode": `The guest has the address 10.0.2.15, or one of fd67:766d::/64, and reaches what this host reaches. It is told of no boot server: firmware boots from
 		the network (PXE, HTTP) only with --network-tap, by the DHCP server of that network.`,
-	"network-tap": `The interface is called vt-NAME and is configured by systemd-networkd on hosts that use it. It needs privileges.`,
-	"port":        `May be given several times. The address is 127.0.0.1 unless one is given, the guest's port is the host's unless one is given.`,
-	"linux":       `Of a unified kernel image the kernel, initrds, microcode and command line are used, and those of add-ons beside it.`,
-	"initrd":      `Several are concatenated. Without any, one that mounts the root file system is made where the kernel needs it.`,
+	"network-tap": `The interface is called vt-NAME and is configured by systemd-networkd on hosts that use it. The guest's card has the
+		interface's MTU of the time when the guest's driver starts. It needs privileges.`,
+	"port":   `May be given several times. The address is 127.0.0.1 unless one is given, the guest's port is the host's unless one is given.`,
+	"linux":  `Of a unified kernel image the kernel, initrds, microcode and command line are used, and those of add-ons beside it.`,
+	"initrd": `Several are concatenated. Without any, one that mounts the root file system is made where the kernel needs it.`,
 	"firmware": `With auto, the default, kernels are booted directly, and firmware starts only disk images in which no kernel was found, or where another option asks
 		for it. With uefi, firmware is chosen by QEMU's descriptors in $XDG_CONFIG_HOME/qemu/firmware, /etc/qemu/firmware and /usr/share/qemu/firmware. A path, absolute or
 		beginning with "./", is a descriptor, or an image named *.fd or *.bin. The kernel, if one is given or found in the directory, is then started by the firmware; it must have an
