@@ -42,9 +42,13 @@ var kvmReadyCase = benchmark{
 		}
 		t.bed.Disks, t.bed.Timeout, t.bed.Memory = []string{disk}, 50*time.Minute, 3072
 		t.bed.Modules = []string{"vhost_vsock", "fuse"}
+		// The disk works in real time, in which the count of instructions goes
+		// astray: all files are in the page cache before the clock runs.
+		//
 		// systemd-vmspawn wants a bus and a unit of its own even with --register=no
 		// and --keep-unit.
-		t.bed.Script = fmt.Sprintf(`mkdir -p %[1]s && mount -t ext4 /dev/vda %[1]s
+		t.bed.Script = fmt.Sprintf(`mkdir -p %[1]s && mount -t ext4 -o noinit_itable /dev/vda %[1]s
+find %[1]s -type f -exec cat {} + >/dev/null
 mount -t cgroup2 cgroup /sys/fs/cgroup; mkdir -p /sys/fs/cgroup/system.slice/job.service; echo 0 >/sys/fs/cgroup/system.slice/job.service/cgroup.procs
 for d in dev proc sys; do mount -o rbind /$d %[1]s/$d; done
 mount -t tmpfs tmpfs %[1]s/run; mount -t tmpfs tmpfs %[1]s/tmp
