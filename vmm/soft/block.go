@@ -73,10 +73,14 @@ type codePage struct {
 }
 
 const (
-	jumpSize   = 1 << 13
-	hashSize   = 1 << 15
-	maxOps     = 48
-	cacheLimit = 600_000 // operations in the cache before it is dropped as a whole
+	jumpSize = 1 << 13
+	hashSize = 1 << 15
+	maxOps   = 48
+	// cacheLimit is how many operations the cache has before it is dropped as a
+	// whole; the other limit is for all CPUs together without a translator, whose
+	// memory is little else.
+	cacheLimit       = 600_000
+	interpCacheLimit = 50_000
 	// maxMisses is after how many stores beside its code a page is taken
 	// for data with stale code.
 	maxMisses = 32
@@ -174,7 +178,7 @@ func (c *CPU) lookupSlow(la uint64, mode uint8) *block {
 
 // build decodes the block at la.
 func (c *CPU) build(la, gpa uint64, k blockKey) *block {
-	if c.cached > cacheLimit || c.thunks.full() {
+	if c.cached > c.cacheLimit() || c.thunks.full() {
 		c.dropCode()
 	}
 	b := &block{key: k, gpa: gpa}
@@ -262,6 +266,14 @@ func (c *CPU) finish(b *block, pos int) {
 		c.addCode(b, b.gpa2, b.bytes-first)
 	}
 	c.addCode(b, b.gpa, first)
+}
+
+// cacheLimit is the number of operations at which the cache is dropped.
+func (c *CPU) cacheLimit() int {
+	if c.jit != nil {
+		return cacheLimit
+	}
+	return max(interpCacheLimit/len(c.vm.cpus), interpCacheLimit/8)
 }
 
 // newOps takes n operations from an arena.

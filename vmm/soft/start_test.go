@@ -124,3 +124,19 @@ func TestStringFault(t *testing.T) {
 		t.Errorf("RSI %#x RDI %#x RCX %d", s[vcpu.RSI], s[vcpu.RDI], s[vcpu.RCX])
 	}
 }
+
+// TestInterpreterCacheBound: without a translator the cache of decoded code stays
+// small, whatever the guest runs.
+func TestInterpreterCacheBound(t *testing.T) {
+	g := newGuest(t, Config{CPUs: 1, NoTranslator: true})
+	c := g.start(0, 3, 0x10000)
+	const end = 0x1f0000
+	for i := 0x10000; i < end; i++ {
+		g.ram[i] = 0x90
+	}
+	g.put(end, "e6f4f4") // out 0xf4, al; hlt
+	g.run()
+	if c.cached == 0 || c.cached > interpCacheLimit+maxOps+1 {
+		t.Errorf("%d operations in the cache, want at most %d", c.cached, interpCacheLimit+maxOps+1)
+	}
+}
