@@ -109,6 +109,20 @@ func (b *block) linkable() bool {
 	return b.key.mode&modeFlat32 != 0 || decode.Mode(b.key.mode&^0x80) == decode.Mode64
 }
 
+// translatable reports whether the translator knows b's mode: 64-bit mode, and flat
+// 32-bit code of the kernel, as firmware begins with.
+func (b *block) translatable() bool {
+	return decode.Mode(b.key.mode&^0x80) == decode.Mode64 || b.key.mode == modeFlat32|uint8(decode.Mode32)
+}
+
+// decodeMode is the mode of b, which is translatable.
+func (b *block) decodeMode() decode.Mode {
+	if b.key.mode&modeFlat32 != 0 {
+		return decode.Mode32
+	}
+	return decode.Mode64
+}
+
 // lookup finds or makes the block at State.RIP. nil means that c.exc is pending.
 func (c *CPU) lookup() *block {
 	s := c.s

@@ -235,10 +235,10 @@ func (j *translator) find(b *block, la uint64, far bool) *translation {
 // runTier runs b, in host code if it is hot, and whatever follows.
 func (c *CPU) runTier(b *block) int {
 	j := c.jit
-	if j == nil || c.mode != decode.Mode64 || b.dead {
+	if j == nil || b.dead || !b.translatable() {
 		return c.exec(b)
 	}
-	far := j.indirect
+	far := j.indirect && c.mode == decode.Mode64 // 32-bit code has no jump table
 	j.indirect = false
 	b.runs++
 	if b.runs < hotRuns && len(b.trs) == 0 || c.due() {

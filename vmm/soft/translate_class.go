@@ -130,6 +130,10 @@ func (c *CPU) assume() (as assumptions) {
 // classify decides how t is translated.
 func (t *tinst) classify(cpl uint32, as assumptions) {
 	in := &t.in
+	if in.Mode != decode.Mode64 && !t.plain32() {
+		t.refuse()
+		return
+	}
 	if in.VEX {
 		t.vexClass(as)
 		return
@@ -141,6 +145,14 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 		in.Op, in.Prefix = decode.BSR, 0
 	}
 	t.class, t.flags = t.scalar(cpl)
+	if in.Mode != decode.Mode64 {
+		switch t.class {
+		case tcSame, tcLea, tcNop, tcJcc, tcJmp, tcDiv:
+		default:
+			t.refuse()
+			return
+		}
+	}
 	if t.class == tcInterp {
 		t.class, t.flags = t.system(cpl, as)
 	}
@@ -193,6 +205,36 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 	}
 }
 
+// plain32 reports whether t, of flat 32-bit code, can be translated as the same
+// instruction in 64-bit mode, whose addresses are cut to 32 bits, is. The short
+// forms of INC and DEC and the second ones of operations on bytes, which are not
+// there, become the others.
+func (t *tinst) plain32() bool {
+	in := &t.in
+	if in.Mode != decode.Mode32 || in.VEX {
+		return false
+	}
+	for _, a := range in.Args {
+		if a.Kind == decode.KMem && (in.AddrSize != 4 || in.Mem.Seg >= decode.FS || in.Mem.Seg == decode.CS) {
+			return false
+		}
+	}
+	switch in.Op {
+	case decode.LEA:
+		return in.AddrSize == 4
+	case decode.JCC, decode.JMP:
+		return in.OpSize == 4
+	}
+	switch {
+	case in.Map != 0:
+	case in.Opcode&0xf0 == 0x40:
+		in.HasModRM, in.ModRMAt, in.ModRM, in.Opcode = true, in.OpcodeAt, 0xc0|in.Opcode&0xf, 0xff
+	case in.Opcode == 0x82:
+		in.Opcode = 0x80
+	}
+	return true
+}
+
 // refuse leaves t to the interpreter.
 func (t *tinst) refuse() {
 	*t = tinst{in: t.in, code: t.code, pos: t.pos, flags: anyFlags}
@@ -239,9 +281,6 @@ func readOnly(op decode.Op) bool {
 // scalar is the class of an instruction on general registers.
 func (t *tinst) scalar(cpl uint32) (c tclass, f flagUse) {
 	in := &t.in
-	if in.Mode != decode.Mode64 {
-		return tcInterp, anyFlags
-	}
 	switch in.Op {
 	case decode.ADD, decode.OR, decode.AND, decode.SUB, decode.XOR, decode.CMP, decode.TEST, decode.NEG,
 		decode.XADD, decode.CMPXCHG, decode.MUL, decode.IMUL, decode.IMUL2, decode.IMUL3, decode.BSF, decode.BSR:

@@ -209,7 +209,7 @@ func (j *translator) analyse(b *block) bool {
 			break
 		}
 		t.pos = int(o.pos)
-		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], decode.Mode64) != nil || t.in.Len != o.len || generic[t.in.Op] == nil || c.vm.features.lacks(&t.in) {
+		if decode.Decode(&t.in, code[t.pos:min(len(code), t.pos+int(o.len))], b.decodeMode()) != nil || t.in.Len != o.len || generic[t.in.Op] == nil || c.vm.features.lacks(&t.in) {
 			t.class, t.flags = tcInterp, anyFlags
 		} else {
 			t.code = code[t.pos : t.pos+int(o.len)]
@@ -276,7 +276,7 @@ func (j *translator) neededAt(b *block, off uint64) uint16 {
 	for range most {
 		t := &j.ahead
 		*t = tinst{}
-		if off >= 4096 || decode.Decode(&t.in, page[off:min(off+decode.MaxLen, 4096)], decode.Mode64) != nil ||
+		if off >= 4096 || decode.Decode(&t.in, page[off:min(off+decode.MaxLen, 4096)], b.decodeMode()) != nil ||
 			generic[t.in.Op] == nil || c.vm.features.lacks(&t.in) {
 			break
 		}

@@ -49,7 +49,7 @@ func (st *jitStats) note(t *translation, n int) {
 	o := &t.b.ops[n]
 	var in decode.Inst
 	name := "end"
-	if decode.Decode(&in, hostBytes(t.b.key.host+uint64(o.pos), int(o.len)), decode.Mode64) == nil {
+	if decode.Decode(&in, hostBytes(t.b.key.host+uint64(o.pos), int(o.len)), t.b.decodeMode()) == nil {
 		name = in.Op.String()
 		if in.Op == decode.MOV {
 			name = fmt.Sprintf("mov%02x", in.Opcode)
