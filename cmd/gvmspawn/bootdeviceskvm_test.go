@@ -164,7 +164,7 @@ func TestBootDevicesOnKVM(t *testing.T) {
 			"bin/gvmspawn": guesttest.Binary(t), "k/boot/" + filepath.Base(kernel.Path): kernel.Path,
 			"k/lib/modules/" + kernel.Version: filepath.Join(kernel.Dir, "lib/modules", kernel.Version),
 		},
-		Disks: []string{filepath.Join(dir, "d.img")}, Memory: 4096, Timeout: 20 * time.Minute,
+		Disks: []string{filepath.Join(dir, "d.img")}, Memory: 4096, Timeout: 40 * time.Minute,
 		Script: fmt.Sprintf(`
 mkdir -p /d && mount -t ext4 /dev/vda /d || exit 99
 is() { if [ "$2" = "$3" ]; then echo "CHECK $1 ok"; else echo "CHECK $1 FAIL: got '$2', want '$3'"; fi; }
