@@ -480,16 +480,20 @@ func TestTranslatorByteShift(t *testing.T) {
 }
 
 // fuzzTranslated runs code in 64-bit mode, translated at once.
-func fuzzTranslated(c *CPU, ram, code []byte, user bool) {
+func fuzzTranslated(c *CPU, ram, code []byte, mode uint8, user bool) {
 	clear(ram)
-	for i := 0; i < 0x1000; i += 16 { // interrupt gates back into the code
+	gate, segment := 16, uint64(0x00af9b000000ffff)
+	if mode == 1 {
+		gate, segment = 8, 0x00cf9b000000ffff
+	}
+	for i := 0; i < 0x1000; i += gate { // interrupt gates back into the code
 		binary.LittleEndian.PutUint64(ram[0x4000+i:], 0x8e00<<32|8<<16|0x8000|uint64(i&0xff0))
 	}
-	binary.LittleEndian.PutUint64(ram[0x5008:], 0x00af9b000000ffff)
+	binary.LittleEndian.PutUint64(ram[0x5008:], segment)
 	c.resetRegisters()
 	c.dropCode()
 	copy(ram[0x8000:0xa000], code)
-	fuzzMode(c, ram, 3, user)
+	fuzzMode(c, ram, mode, user)
 	s := c.s
 	s.IDT, s.GDT = vcpu.Table{Base: 0x4000, Limit: 0xfff}, vcpu.Table{Base: 0x5000, Limit: 0xff}
 	atomic.StoreUint32(&s.Exit, 0)
@@ -514,7 +518,7 @@ func fuzzTranslated(c *CPU, ram, code []byte, user bool) {
 	}
 }
 
-// FuzzTranslator runs bytes as translated code, at ring 0 or 3: whatever they
+// FuzzTranslator runs bytes as translated code, at ring 0 or 3, or of 32 bits: whatever they
 // do, the machine must neither panic nor touch anything but its own memory.
 func FuzzTranslator(f *testing.F) {
 	c, ram := fuzzMachine(f)
@@ -526,15 +530,24 @@ func FuzzTranslator(f *testing.F) {
 	for i := range 40 {
 		code := make([]byte, 0x2000)
 		flowProgram(rng, code)
-		f.Add(code, i&1 == 0)
+		f.Add(code, uint8(i))
 		for at := 0; at < len(code); at += 20 {
 			var b [20]byte
 			randomCode(rng, b[:])
 			copy(code[at:], b[:])
 		}
-		f.Add(code, i&1 == 0)
+		f.Add(code, uint8(i))
 	}
-	f.Fuzz(func(t *testing.T, code []byte, user bool) { fuzzTranslated(c, ram, code, user) })
+	f.Fuzz(func(t *testing.T, code []byte, kind uint8) {
+		switch kind % 3 {
+		case 0:
+			fuzzTranslated(c, ram, code, 3, false)
+		case 1:
+			fuzzTranslated(c, ram, code, 3, true)
+		case 2:
+			fuzzTranslated(c, ram, code, 1, false)
+		}
+	})
 }
 
 // TestTranslatorNoAllocation: translated code and its exits allocate nothing.
