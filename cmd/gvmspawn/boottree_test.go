@@ -97,3 +97,46 @@ left=$(find /run /tmp ! -type d | sort | tr '\n' ' ')
 		})
 	}
 }
+
+// TestBootDebianDisksOnKVM boots the tree from ext4 on a raw and on a qcow2 image on
+// genuine KVM; the images are whole afterwards.
+func TestBootDebianDisksOnKVM(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("boots a Debian tree in the testbed, for a quarter of an hour: set GVMSPAWN_LONG=1")
+	}
+	kernel := guesttest.KernelAsset(t, "kernel-trixie")
+	raw, dir, disk := proofTree(t, kernel), t.TempDir(), filepath.Join(t.TempDir(), "disk.img")
+	qcow2 := filepath.Join(dir, "debian.qcow2")
+	toolOutput(t, guesttest.Tool(t, "qemu-img"), "convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
+	toolOutput(t, guesttest.Tool(t, "mke2fs"), "-q", "-t", "ext4", "-d", dir, disk, "1G")
+	bed := guesttest.Testbed{
+		Files: map[string]string{
+			"bin/gvmspawn": guesttest.Binary(t), "k/boot/" + filepath.Base(kernel.Path): kernel.Path,
+			"k/lib/modules/" + kernel.Version: filepath.Join(kernel.Dir, "lib/modules", kernel.Version),
+		},
+		Disks:   []string{raw, disk},
+		Memory:  3072,
+		Timeout: 40 * time.Minute,
+		Script:  "mkdir /d && mount -t ext4 /dev/vdb /d || exit 99\n",
+	}
+	guesttest.CarryProgram(t, bed.Files, "qemu-img")
+	guesttest.CarryProgram(t, bed.Files, "e2fsck")
+	for name, args := range map[string]string{"raw": "-i /dev/vda", "qcow2": "-i /d/debian.qcow2 --image-format=qcow2"} {
+		bed.Script += fmt.Sprintf(`
+timeout -s KILL 300 gvmspawn -q --kvm=yes --vsock=no --tpm=no --register=no %s --linux=/k/boot/%s --ram=1G --console=read-only root=/dev/vda rw proof=poweroff >/tmp/out 2>&1 </dev/null
+status=$?
+cat /tmp/out
+[ $status = 0 ] && grep -q "PROOF state running" /tmp/out && grep -q "PROOF failed ''" /tmp/out && echo "VERDICT %s PASS" || echo "VERDICT %s FAIL, status $status"
+`, args, filepath.Base(kernel.Path), name, name)
+	}
+	bed.Script += `
+qemu-img check -f qcow2 /d/debian.qcow2 && echo "VERDICT check PASS"
+e2fsck -f -n /dev/vda && echo "VERDICT fsck PASS"`
+	res := bed.Run(t)
+	for _, what := range []string{"raw", "qcow2", "check", "fsck"} {
+		if !strings.Contains(res.Output, "VERDICT "+what+" PASS") {
+			t.Errorf("%s failed", what)
+		}
+	}
+	t.Log(res.Output)
+}
