@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -339,12 +338,7 @@ func TestSlowRequests(t *testing.T) {
 func TestQueuesAndResets(t *testing.T) { resets(t, 100) }
 
 // Ten thousand resets under load, the long suite's.
-func TestLongResets(t *testing.T) {
-	if os.Getenv("GVMSPAWN_LONG") == "" {
-		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
-	}
-	resets(t, 10_000)
-}
+func TestLongResets(t *testing.T) { virtiotest.LongResets(t, resets) }
 
 func resets(t *testing.T, n int) {
 	t.Helper()

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -326,12 +325,7 @@ func TestMultiport(t *testing.T) {
 func TestResetStorm(t *testing.T) { resets(t, 200) }
 
 // Ten thousand resets under load, the long suite's.
-func TestLongResets(t *testing.T) {
-	if os.Getenv("GVMSPAWN_LONG") == "" {
-		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
-	}
-	resets(t, 10_000)
-}
+func TestLongResets(t *testing.T) { virtiotest.LongResets(t, resets) }
 
 func resets(t *testing.T, n int) {
 	t.Helper()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	stdnet "net"
-	"os"
 	"sync/atomic"
 	"testing"
 
@@ -375,12 +374,7 @@ func TestMTU(t *testing.T) {
 func TestResets(t *testing.T) { resets(t, 200) }
 
 // Ten thousand resets under load, the long suite's.
-func TestLongResets(t *testing.T) {
-	if os.Getenv("GVMSPAWN_LONG") == "" {
-		t.Skip("set GVMSPAWN_LONG=1")
-	}
-	resets(t, 10_000)
-}
+func TestLongResets(t *testing.T) { virtiotest.LongResets(t, resets) }
 
 func resets(t *testing.T, n int) {
 	t.Helper()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -597,12 +596,7 @@ func TestTaskManagement(t *testing.T) {
 func TestResets(t *testing.T) { resets(t, 60) }
 
 // Ten thousand resets under load, the long suite's.
-func TestLongResets(t *testing.T) {
-	if os.Getenv("GVMSPAWN_LONG") == "" {
-		t.Skip("set GVMSPAWN_LONG=1")
-	}
-	resets(t, 10_000)
-}
+func TestLongResets(t *testing.T) { virtiotest.LongResets(t, resets) }
 
 func resets(t *testing.T, n int) {
 	t.Helper()

@@ -451,12 +451,7 @@ func TestTransportReset(t *testing.T) {
 func TestReset(t *testing.T) { resets(t, 50) }
 
 // Ten thousand resets under load, the long suite's.
-func TestLongResets(t *testing.T) {
-	if os.Getenv("GVMSPAWN_LONG") == "" {
-		t.Skip("set GVMSPAWN_LONG=1 for the long tests")
-	}
-	resets(t, 10_000)
-}
+func TestLongResets(t *testing.T) { virtiotest.LongResets(t, resets) }
 
 func resets(t *testing.T, n int) {
 	t.Helper()
