@@ -27,7 +27,7 @@ func (w *wire) Receive(pieces []virtq.Buffer, size int) (int, error) {
 	case f := <-w.frames:
 		n := copy(pieces[0].Bytes[HeaderLen:], f)
 		clear(pieces[0].Bytes[:HeaderLen])
-		pieces[0].Bytes[hdrGSOType] = byte(w.gsoType.Load())
+		pieces[0].Bytes[HdrGSOType] = byte(w.gsoType.Load())
 		return HeaderLen + n, nil
 	}
 }

@@ -70,7 +70,7 @@ func (r *receiver) tooLong(h *[headLen]byte, n, mtu int) bool {
 
 // gsoType is the packet's.
 func (r *receiver) gsoType() byte {
-	off := hdrGSOType
+	off := HdrGSOType
 	for _, b := range r.pieces {
 		if off < len(b.Bytes) {
 			return b.Bytes[off]

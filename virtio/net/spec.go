@@ -56,9 +56,9 @@ const (
 	HeaderLen = 12
 
 	hdrFlags      = 0  // u8
-	hdrGSOType    = 1  // u8
+	HdrGSOType    = 1  // u8
 	hdrHdrLen     = 2  // le16
-	hdrGSOSize    = 4  // le16
+	HdrGSOSize    = 4  // le16
 	hdrCsumStart  = 6  // le16
 	hdrCsumOffset = 8  // le16
 	hdrNumBuffers = 10 // le16

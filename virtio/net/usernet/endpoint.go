@@ -78,12 +78,6 @@ func (e *Endpoint) SetFeatures(f virtio.Features) error {
 	return nil
 }
 
-// struct virtio_net_hdr (virtio 1.2 §5.1.6), byte offsets.
-const (
-	hdrGSOType = 1
-	hdrGSOSize = 4
-)
-
 // headMax holds all headers of a frame, and then some.
 const headMax = 512
 
@@ -97,8 +91,8 @@ func (e *Endpoint) Transmit(pieces []virtq.Buffer, size int) error {
 	if !g.read(hdr[:]) {
 		return errFrame
 	}
-	if hdr[hdrGSOType] == vnet.GSOUDPL4 {
-		return e.transmitSegments(&g, size-vnet.HeaderLen, int(binary.LittleEndian.Uint16(hdr[hdrGSOSize:])))
+	if hdr[vnet.HdrGSOType] == vnet.GSOUDPL4 {
+		return e.transmitSegments(&g, size-vnet.HeaderLen, int(binary.LittleEndian.Uint16(hdr[vnet.HdrGSOSize:])))
 	}
 	// netstack recycles memory up to MaxChunkSize only, and the largest frames
 	// of segmentation offload are a few bytes longer.

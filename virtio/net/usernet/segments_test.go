@@ -18,8 +18,8 @@ import (
 // offload is a virtio header of a packet with segmentation offload.
 func offload(gsoType byte, gsoSize uint16) []byte {
 	h := make([]byte, vnet.HeaderLen)
-	h[hdrGSOType] = gsoType
-	binary.LittleEndian.PutUint16(h[hdrGSOSize:], gsoSize)
+	h[vnet.HdrGSOType] = gsoType
+	binary.LittleEndian.PutUint16(h[vnet.HdrGSOSize:], gsoSize)
 	return h
 }
 
