@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -45,48 +44,65 @@ var computeCase = benchmark{
 	},
 }
 
-// treeUnit powers the machine off when systemd has reached multi-user.
-const treeUnit = `[Unit]
+// treeUnit says that systemd has reached multi-user, and does then what it is told.
+func treeUnit(then string) string {
+	return `[Unit]
 Description=Benchmark
 After=multi-user.target
 [Service]
 Type=oneshot
 StandardOutput=tty
-ExecStart=/bin/echo ` + guestReady + `
-ExecStart=/bin/systemctl poweroff --no-block
-[Install]
+ExecStart=/bin/echo ` + guestReady + "\n" + then + `[Install]
 WantedBy=multi-user.target
 `
+}
+
+// treeOff powers the machine off, treeIdle leaves it alone.
+const (
+	treeOff  = "ExecStart=/bin/systemctl poweroff --no-block\n"
+	treeIdle = ""
+)
 
 // treeSoftCase is the second row of them.
 var treeSoftCase = benchmark{
 	name:  "tree-soft",
 	about: "a Debian tree on virtio-fs with systemd, on a software CPU: start, multi-user, power-off",
 	prepare: func(e *environment) (*plan, error) {
-		if os.Geteuid() != 0 {
-			return nil, errors.New("the tree's files belong to root: run it as root")
+		m, share, err := e.tree(treeOff)
+		if err != nil {
+			return nil, err
 		}
-		tree := guesttest.Asset(e.host, "tree-trixie")
-		k := e.trixie()
-		number := 0
 		p := &plan{metrics: bootMetrics}
 		p.metrics[0].Name = "to init"
-		e.software(p, machine{kernel: k.Path, ram: 1024, append: "root=root rootfstype=virtiofs rw"}, 15*time.Minute, func() (string, error) {
-			number++
-			return copyTree(tree, filepath.Join(e.dir, fmt.Sprint("tree", number)))
-		})
+		e.software(p, m, 15*time.Minute, share)
 		return p, nil
 	},
 }
 
+// tree is a machine with a Debian tree, of which share makes a fresh copy.
+func (e *environment) tree(then string) (m machine, share func() (string, error), err error) {
+	if os.Geteuid() != 0 {
+		return m, nil, errors.New("the tree's files belong to root: run it as root")
+	}
+	tree := guesttest.Asset(e.host, "tree-trixie")
+	share = func() (string, error) {
+		dir, err := os.MkdirTemp(e.dir, "tree")
+		if err != nil {
+			return "", err
+		}
+		return copyTree(tree, filepath.Join(dir, "root"), then)
+	}
+	return machine{kernel: e.trixie().Path, ram: 1024, append: "root=root rootfstype=virtiofs rw"}, share, nil
+}
+
 // copyTree copies the Debian tree, so that each run finds it fresh, and adds
 // the unit.
-func copyTree(from, to string) (string, error) {
+func copyTree(from, to, then string) (string, error) {
 	if err := guesttest.CopyTree(from, to); err != nil {
 		return "", err
 	}
 	dir := filepath.Join(to, "etc/systemd/system")
 	wants := filepath.Join(dir, "multi-user.target.wants")
-	return to, errors.Join(os.MkdirAll(wants, 0o755), os.WriteFile(filepath.Join(dir, "bench.service"), []byte(treeUnit), 0o644),
+	return to, errors.Join(os.MkdirAll(wants, 0o755), os.WriteFile(filepath.Join(dir, "bench.service"), []byte(treeUnit(then)), 0o644),
 		os.Symlink("../bench.service", filepath.Join(wants, "bench.service")))
 }

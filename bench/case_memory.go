@@ -41,6 +41,57 @@ var memoryCase = benchmark{
 	},
 }
 
+// memoryTreeCase watches the process of a Debian tree that has booted: what the
+// software CPUs have decoded and translated by then is most of its memory.
+var memoryTreeCase = benchmark{
+	name:  "memory-tree",
+	about: "memory after the boot of a Debian tree, which is idle then, and the boot's CPU time; software CPU, 1, 4 and 8 CPUs",
+	prepare: func(e *environment) (*plan, error) {
+		m, share, err := e.tree(treeIdle)
+		if err != nil {
+			return nil, err
+		}
+		p := &plan{metrics: append([]metric{{"to init", "s", false}, {"boot CPU time", "s", false}}, memoryMetrics[:6]...)}
+		for _, cpus := range []int{1, 4, 8} {
+			name := "gvmspawn"
+			if cpus > 1 {
+				name = fmt.Sprintf("gvmspawn, %d CPUs", cpus)
+			}
+			p.subjects = append(p.subjects, subject{name, func(ctx context.Context) (numbers, error) {
+				m := m
+				var err error
+				if m.share, err = share(); err != nil {
+					return nil, err
+				}
+				defer os.RemoveAll(m.share)
+				return watchTree(ctx, m.ram, e.gvmspawnArgs(m, "no", fmt.Sprintf("--cpus=%d", cpus)))
+			}})
+		}
+		p.skip("QEMU TCG: trixie's kernel crashes in it (QEMU 7.2)")
+		return p, nil
+	},
+}
+
+// watchTree boots a tree that stays up, and watches it.
+func watchTree(ctx context.Context, ram int, argv []string) (numbers, error) {
+	p, err := launch(ctx, 15*time.Minute, argv, nil, guestReady)
+	if err != nil {
+		return nil, err
+	}
+	defer p.kill()
+	if err := p.await(guestReady); err != nil {
+		return nil, err
+	}
+	time.Sleep(settle)
+	booted := readTicks(fmt.Sprint("/proc/", p.cmd.Process.Pid)) // with threads that have ended
+	n, err := watchIdle(p.cmd.Process.Pid, ram)
+	if err != nil {
+		return nil, p.failure(err)
+	}
+	n["to init"], n["boot CPU time"] = p.seen.at(guestReady).Seconds(), float64(booted)/100
+	return n, nil
+}
+
 // The idle process is watched for a window after what a kernel still does when
 // its init runs already. The guest program's own times enclose the window.
 const (
@@ -130,17 +181,22 @@ func readThreads(pid int) (threads, error) {
 				}
 			}
 		}
-		stat, _ := os.ReadFile(d + "/stat")
-		// The fields after the name: utime and stime are the 12th and 13th (proc_pid_stat(5)).
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		if f := strings.Fields(rest); len(f) > 12 {
-			var u, s int
-			fmt.Sscan(f[11], &u)
-			fmt.Sscan(f[12], &s)
-			t.ticks += u + s
-		}
+		t.ticks += readTicks(d)
 	}
 	return t, nil
+}
+
+// readTicks is the processor time of the thread or process that dir in /proc stands for.
+func readTicks(dir string) int {
+	stat, _ := os.ReadFile(dir + "/stat")
+	// The fields after the name: utime and stime are the 12th and 13th (proc_pid_stat(5)).
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	var u, s int
+	if f := strings.Fields(rest); len(f) > 12 {
+		fmt.Sscan(f[11], &u)
+		fmt.Sscan(f[12], &s)
+	}
+	return u + s
 }
 
 // readMemory returns the resident memory in MiB that is not the guest's, what of

@@ -80,7 +80,7 @@ var cases = []benchmark{
 	treeSoftCase, computeCase,
 	kvmStartCase, kvmBootCase, kvmReadyCase, kvmMemoryCase,
 	kvmFSCase, kvmMetaCase, kvmDAXCase, kvmVsockCase,
-	memoryCase, sizeCase,
+	memoryCase, memoryTreeCase, sizeCase,
 	fsCase, metaCase, fsDAXCase,
 	blkCase, netCase, vsockCase,
 	fioCase("fio-blk", "virtio-blk", "virtio_blk"), fioCase("fio-scsi", "virtio-scsi", "virtio_scsi", "sd_mod"), fioCase("fio-nvme", "nvme", "nvme"),
