@@ -72,14 +72,16 @@ type translation struct {
 	index            int      // in translator.trs
 	resume           []uint32 // host code of each instruction, from base
 	base             uint64
-	out              [2]outLink
+	out              []outLink
 	in               []inLink
+	// path is where the instructions behind those of b are, from the start of the page.
+	path []uint16
 }
 
 // outLink is a direct branch to another block.
 type outLink struct {
 	rel    uint64 // the target, from the start of the branch's page
-	site   uint64 // of the branch's displacement; 0 if there is none
+	site   uint64 // of the branch's displacement
 	stub   uint64 // where it goes while not linked
 	inHost bool   // the flags are in the host's
 }
@@ -122,12 +124,15 @@ type translator struct {
 
 	enter, leave, loadXMM, loadYMM uint64
 
-	cross [2 * decode.MaxLen]byte
-	h, k  asm
-	g     asm
-	list  []tinst
-	ahead tinst
-	stats *jitStats
+	cross  [2 * decode.MaxLen]byte
+	h, k   asm
+	g      asm
+	list   []tinst
+	out    []outLink // of the translation in the making
+	own    int       // how many of list are the block's own; the others are its path
+	toward int       // where the path goes on, from the start of the block
+	ahead  tinst
+	stats  *jitStats
 }
 
 // newTranslator makes the code cache of c, or returns nil with the reason.
@@ -404,6 +409,9 @@ func (j *translator) after() {
 func (j *translator) interp(t *translation, n int) int {
 	c, s, b, x := j.c, j.c.s, t.b, j.x
 	la := j.at(t)
+	if own := len(t.resume) - 1 - len(t.path); n >= own {
+		return j.interpPath(t, n, la&^0xfff|uint64(t.path[n-own]))
+	}
 	s.R[regBlock], s.RIP = la, la
 	c.blk = b
 	if j.counting {

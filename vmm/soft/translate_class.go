@@ -86,8 +86,12 @@ type tinst struct {
 	sse   bool
 	vec   uint8 // vecXMM, vecYMM: what it needs
 	size  uint8
-	group extent // of the group that begins here
-	at    int64  // where the access is from what the base was when its group began
+	// goesOn: a conditional branch behind which the path goes on, with its target if
+	// taken; exit is the flags that the other side needs.
+	goesOn, taken bool
+	exit          uint16
+	group         extent // of the group that begins here
+	at            int64  // where the access is from what the base was when its group began
 }
 
 // assumptions are the parts of the CPU's mode that translations depend on

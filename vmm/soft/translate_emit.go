@@ -117,9 +117,9 @@ func (e *emitter) block(far bool) {
 	t.resume[len(list)] = uint32(h.pc() - t.base)
 	switch last := &list[len(list)-1]; {
 	case last.class == tcCall:
-		e.exitTo(1, e.target(last))
+		e.exitTo(e.target(last))
 	case !ends(last.class):
-		e.exitTo(0, t.la&0xfff+uint64(t.b.bytes))
+		e.exitTo(e.next(last))
 	}
 }
 
@@ -312,7 +312,7 @@ func (e *emitter) wrote(t *tinst) {
 
 // inst emits one instruction.
 func (e *emitter) inst(t *tinst) {
-	if t.class != tcSame && t.class != tcLea && t.class != tcNop {
+	if t.class != tcSame && t.class != tcLea && t.class != tcNop && !t.goesOn {
 		e.forget()
 		defer e.forget()
 	}
@@ -336,7 +336,7 @@ func (e *emitter) inst(t *tinst) {
 		e.flags(t)
 		e.branch(t)
 	case tcJmp:
-		e.exitTo(1, e.target(t))
+		e.exitTo(e.target(t))
 	case tcCall:
 		e.callInst(t)
 	case tcRet:
@@ -366,7 +366,7 @@ func (e *emitter) inst(t *tinst) {
 	case tcMovSys:
 		e.movSys(t)
 	case tcEnd:
-		e.exitTo(0, e.t.la&0xfff+uint64(t.pos))
+		e.exitTo(e.t.la&0xfff + uint64(t.pos))
 	}
 }
 
@@ -395,15 +395,15 @@ func (e *emitter) inPage(a *asm, dst uint8, rel uint64) {
 }
 
 // exitTo emits the end of a path that goes to the block at rel.
-func (e *emitter) exitTo(slot int, rel uint64) {
-	o := &e.t.out[slot]
-	o.rel = rel
-	o.inHost = e.host && !e.mem && e.j.behind != 0
-	o.stub = e.linkStub(slot, o.inHost)
+func (e *emitter) exitTo(rel uint64) {
+	stub := e.linkStub(rel, e.host && !e.mem && e.j.behind != 0)
 	e.leavePage(e.h, rel)
-	e.h.jmp(o.stub)
-	o.site = e.h.pc() - 4
+	e.h.jmp(stub)
+	e.linked(e.h)
 }
+
+// linked notes that the branch that was emitted last is that of the last link.
+func (e *emitter) linked(a *asm) { e.j.out[len(e.j.out)-1].site = a.pc() - 4 }
 
 // leavePage gives far entries of code that runs anywhere their page.
 func (e *emitter) leavePage(a *asm, rel uint64) {
@@ -412,31 +412,39 @@ func (e *emitter) leavePage(a *asm, rel uint64) {
 	}
 }
 
-// linkStub emits the rare code of a branch that is not linked.
-func (e *emitter) linkStub(slot int, inHost bool) uint64 {
+// linkStub makes a link and emits the rare code of its branch while it is not linked.
+func (e *emitter) linkStub(rel uint64, inHost bool) uint64 {
 	at := e.k.pc()
 	if inHost {
 		e.j.saveFlags(e.k)
 	}
-	e.j.exitCode(e.k, xLink, slot, e.t.index)
+	e.j.exitCode(e.k, xLink, len(e.j.out), e.t.index)
+	e.j.out = append(e.j.out, outLink{rel: rel, stub: at, inHost: inHost})
 	return at
 }
 
+// branch emits a conditional branch. The path may go on with either side.
 func (e *emitter) branch(t *tinst) {
-	o := &e.t.out[1]
-	o.rel = e.target(t)
-	o.inHost = !e.mem && e.j.behind != 0
-	o.stub = e.linkStub(1, o.inHost)
-	if e.t.anywhere && o.rel>>12 != 0 {
-		e.h.jcc(t.in.Cond(), e.k.pc())
-		e.leavePage(e.k, o.rel)
-		e.k.jmp(o.stub)
-		o.site = e.k.pc() - 4
-	} else {
-		e.h.jcc(t.in.Cond(), o.stub)
-		o.site = e.h.pc() - 4
+	rel, cc, needed := e.target(t), t.in.Cond(), e.j.behind
+	if t.goesOn {
+		needed = t.exit
 	}
-	e.exitTo(0, e.next(t))
+	if t.taken {
+		rel, cc = e.next(t), cc^1
+	}
+	stub := e.linkStub(rel, !e.mem && needed != 0)
+	if e.t.anywhere && rel>>12 != 0 {
+		e.h.jcc(cc, e.k.pc())
+		e.leavePage(e.k, rel)
+		e.k.jmp(stub)
+		e.linked(e.k)
+	} else {
+		e.h.jcc(cc, stub)
+		e.linked(e.h)
+	}
+	if !t.goesOn {
+		e.exitTo(e.next(t))
+	}
 }
 
 // same emits t's own opcode with its operands redirected. A register that lives

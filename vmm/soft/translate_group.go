@@ -101,6 +101,8 @@ func (t *tinst) keepsAddress() bool {
 	switch t.class {
 	case tcNop, tcRet, tcCall:
 		return true
+	case tcJcc:
+		return t.goesOn
 	case tcCallr:
 		return !t.mem
 	case tcPush:

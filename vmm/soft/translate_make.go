@@ -180,7 +180,10 @@ func (j *translator) translate(b *block, la uint64, far bool) *translation {
 	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
 	j.g = asm{b: j.g.b[:0], at: j.mem.rx + uint64(j.apart)}
 	e := emitter{j: j, t: t, h: &j.h, k: &j.k, apart: &j.g}
+	j.out = j.out[:0]
 	e.block(far)
+	t.out = slices.Clone(j.out)
+	t.path = j.pathOf(b)
 	j.trs = append(j.trs, t)
 	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
 	j.hot = (j.hot + 15) &^ 15
@@ -223,10 +226,15 @@ func (j *translator) analyse(b *block) bool {
 		}
 		j.list = append(j.list, t)
 	}
+	j.extend(b)
 	j.behind = j.neededBehind(b)
 	live := j.behind
 	for i := len(j.list) - 1; i >= 0; i-- {
 		t := &j.list[i]
+		if t.goesOn {
+			t.exit = j.neededAt(b, j.offset(b, t.aside()))
+			live |= t.exit
+		}
 		t.need = t.flags.reads
 		if t.flags.touches {
 			t.need = t.flags.before(live)
@@ -252,7 +260,7 @@ func (j *translator) neededBehind(b *block) uint16 {
 	if j.counting || c.cuts != nil || b.host2 != 0 || c.pages[b.gpa>>12] == nil {
 		return allFlags
 	}
-	next := b.key.host&0xfff + uint64(b.bytes)
+	next := j.offset(b, last.end())
 	target := next + last.in.Imm
 	switch {
 	case last.class == tcJcc:

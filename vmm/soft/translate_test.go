@@ -423,11 +423,11 @@ func TestTranslatorLooksAhead(t *testing.T) {
 	if c.jit == nil {
 		t.Skip("no translated code on this host")
 	}
-	const at, behind = oracleCode, oracleCode + 0x80
-	code := o.ram[at-oracleBase:]
+	const at, behind = oracleCode + 0x40, oracleCode // the path does not go back
+	code := o.ram[oracleCode-oracleBase:]
 	put := func(at int, b ...byte) { copy(code[at:], b) }
-	put(0, 0x48, 0x01, 0xd8, 0x48, 0x89, 0x1e, 0xeb, 0x78) // add rax, rbx; mov [rsi], rbx; jmp behind
-	put(0x80, 0x48, 0x39, 0xc9, 0x0f, 0x92, 0xc2, 0xf4)    // behind: cmp rcx, rcx; setc dl; hlt
+	put(0x40, 0x48, 0x01, 0xd8, 0x48, 0x89, 0x1e, 0xeb, 0xb8) // add rax, rbx; mov [rsi], rbx; jmp behind
+	put(0, 0x48, 0x39, 0xc9, 0x0f, 0x92, 0xc2, 0xf4)          // behind: cmp rcx, rcx; setc dl; hlt
 	var st userState
 	run := func() uint64 {
 		st.gpr[0], st.gpr[2], st.gpr[3], st.gpr[6] = ^uint64(0), 0, 1, oracleData
@@ -447,7 +447,7 @@ func TestTranslatorLooksAhead(t *testing.T) {
 	if len(c.jit.trs) < 2 {
 		t.Fatal("nothing was translated")
 	}
-	put(0x80, 0x90, 0x90, 0x90)
+	put(0, 0x90, 0x90, 0x90)
 	c.codeWrite(c.pages[behind>>12], behind, 3)
 	if run() != 1 {
 		t.Error("ADD's CF is lost, which nothing overwrites any more")
