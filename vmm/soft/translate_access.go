@@ -79,6 +79,13 @@ func (e *emitter) part(r, other uint8) uint8 {
 // for an access of size bytes, and leaves the host address in hT1. It clobbers
 // the flags and hT2.
 func (e *emitter) check(size uint16, write bool, v uint64, known bool) {
+	at := e.hit(size, write, v, known)
+	e.inTLB(e.h, 0x03, hT1, at, tagHost) // add
+	e.forget()
+}
+
+// hit is check but for the host address: hT1 is left the offset in the page.
+func (e *emitter) hit(size uint16, write bool, v uint64, known bool) tlbPlace {
 	h := e.h
 	var at tlbPlace
 	if known {
@@ -90,9 +97,31 @@ func (e *emitter) check(size uint16, write bool, v uint64, known bool) {
 	e.inTLB(h, 0x33, hT1, at, tagOf(write)) // xor
 	h.alui(true, 7, hT1, 4096-int32(size))
 	h.jcc(ccA, e.slowPath())
-	e.inTLB(h, 0x03, hT1, at, tagHost) // add
 	e.clobber()
 	e.forget()
+	return at
+}
+
+// probeOnly emits t, which compares memory with something, without the comparison if
+// nothing needs its flags: Go's checks for nil ask only whether the access faults.
+func (e *emitter) probeOnly(t *tinst) bool {
+	if !t.mem || t.in.Op != decode.TEST && t.in.Op != decode.CMP || e.liveBehind() != 0 {
+		return false
+	}
+	if !e.grouped {
+		e.spill(t)
+		v, known := e.address(t)
+		e.hit(uint16(t.size), false, v, known)
+	}
+	return true
+}
+
+// liveBehind is the flags that are needed behind the present instruction.
+func (e *emitter) liveBehind() uint16 {
+	if e.n+1 < len(e.j.list) {
+		return e.j.list[e.n+1].live
+	}
+	return e.j.behind
 }
 
 func tagOf(write bool) int32 {

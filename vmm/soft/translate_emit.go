@@ -452,6 +452,9 @@ func (e *emitter) branch(t *tinst) {
 // else loaded and stored.
 func (e *emitter) same(t *tinst) {
 	in, h, j := &t.in, e.h, e.j
+	if e.probeOnly(t) {
+		return
+	}
 	if t.mem {
 		e.access(t)
 	}

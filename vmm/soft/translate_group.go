@@ -173,10 +173,8 @@ func (e *emitter) group(first int) {
 		e.inst(&list[i])
 	}
 	e.forget()
-	needed := j.behind
-	if g.last+1 < len(list) {
-		needed = list[g.last+1].live
-	}
+	e.n = g.last
+	needed := e.liveBehind()
 	if needed != 0 && mem && !e.mem {
 		j.saveFlags(e.h)
 	}
