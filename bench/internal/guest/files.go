@@ -57,16 +57,17 @@ func sequentialRead(name, path string) error {
 		return err
 	}
 	defer f.Close()
+	d := plainFile(f.Fd())
 	buf, total, start := make([]byte, chunk), 0, time.Now()
 	for {
-		n, err := f.Read(buf)
-		total += n
-		if err == io.EOF {
-			break
-		}
+		n, err := d.readAt(buf, int64(total))
 		if err != nil {
 			return err
 		}
+		if n == 0 {
+			break
+		}
+		total += n
 	}
 	rate(name, float64(total)/(1<<20), start)
 	return nil
@@ -89,10 +90,10 @@ func randomRead(name, path string, ops int) error {
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
 		return err
 	}
-	r := rand.New(rand.NewPCG(1, 2))
+	d, r := plainFile(f.Fd()), rand.New(rand.NewPCG(1, 2))
 	buf, start := make([]byte, page), time.Now()
 	for range ops {
-		if _, err := f.ReadAt(buf, r.Int64N(size/page)*page); err != nil {
+		if _, err := d.readAt(buf, r.Int64N(size/page)*page); err != nil {
 			return err
 		}
 	}
@@ -106,9 +107,10 @@ func sequentialWrite(name, path string, mib int, sync bool) error {
 		return err
 	}
 	defer f.Close()
+	d := plainFile(f.Fd())
 	buf, start := make([]byte, chunk), time.Now()
-	for range mib << 20 / chunk {
-		if _, err := f.Write(buf); err != nil {
+	for i := range mib << 20 / chunk {
+		if _, err := d.writeAt(buf, int64(i)*chunk); err != nil {
 			return err
 		}
 	}
@@ -131,10 +133,10 @@ func randomWrite(name, path string, ops int, sync bool) error {
 	if err != nil {
 		return err
 	}
-	r := rand.New(rand.NewPCG(3, 4))
+	d, r := plainFile(f.Fd()), rand.New(rand.NewPCG(3, 4))
 	buf, start := make([]byte, page), time.Now()
 	for range ops {
-		if _, err := f.WriteAt(buf, r.Int64N(size/page)*page); err != nil {
+		if _, err := d.writeAt(buf, r.Int64N(size/page)*page); err != nil {
 			return err
 		}
 	}
