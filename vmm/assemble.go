@@ -215,6 +215,7 @@ func (m *Machine) addPCI() (*pci.Host, error) {
 	cfg := pci.Config{
 		Low:   pci.Window{Start: layout.PCIMMIO32Start, End: layout.PCIMMIO32End},
 		High:  pci.Window{Start: high, End: high + layout.PCIMMIO64Size},
+		Ports: pci.Window{Start: layout.PortPCIStart, End: layout.PortEnd}, PortSpace: &m.bus.Port,
 		ECAM:  layout.ECAM,
 		Reset: m.resetPort(),
 	}

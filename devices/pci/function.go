@@ -30,10 +30,13 @@ type ID struct {
 	Class                uint32 // base class, subclass and interface: 24 bits
 }
 
-// BAR describes a memory base address register (PCI 3.0 §6.2.5.1).
+// BAR describes a base address register (PCI 3.0 §6.2.5.1).
 type BAR struct {
-	// Size is in bytes, a power of two of at least 16, below 2^31 unless Wide.
+	// Size is in bytes, a power of two of at least 16, below 2^31 unless Wide; of
+	// Ports 4 to 256.
 	Size uint64
+	// Ports is a BAR of I/O space, else it is one of memory.
+	Ports bool
 	// Wide is a 64-bit BAR, which occupies two registers.
 	Wide bool
 	// Address is where Host.Add puts the BAR; 0 leaves it to the host. It is
@@ -140,7 +143,7 @@ func (f *Function) AddBAR(i int, b BAR) error {
 	if b.Wide {
 		last++
 	}
-	if i < 0 || last >= barCount || b.Size < barMinimumSize || b.Size&(b.Size-1) != 0 || (!b.Wide && b.Size > 1<<30) {
+	if i < 0 || last >= barCount || !b.possible() {
 		return fmt.Errorf("pci %s: BAR %d of %#x bytes is not possible", f.name, i, b.Size)
 	}
 	for _, o := range f.bars {
@@ -150,13 +153,17 @@ func (f *Function) AddBAR(i int, b BAR) error {
 	}
 	n := &bar{BAR: b, index: i}
 	flags := uint32(0)
+	if b.Ports {
+		flags = barPorts
+		f.writable[regCommand] |= CommandIO
+	}
 	if b.Prefetchable {
 		flags |= barPrefetch
 	}
 	// The bits below the size are hard-wired to zero, so that writing ones
 	// and reading back shows the size.
 	mask := ^(b.Size - 1)
-	binary.LittleEndian.PutUint32(f.writable[n.reg():], uint32(mask)&^barFlags)
+	binary.LittleEndian.PutUint32(f.writable[n.reg():], uint32(mask)&^n.flags())
 	if b.Wide {
 		flags |= barWide
 		binary.LittleEndian.PutUint32(f.writable[n.reg()+4:], uint32(mask>>32))
@@ -164,6 +171,28 @@ func (f *Function) AddBAR(i int, b BAR) error {
 	binary.LittleEndian.PutUint32(f.cfg[n.reg():], flags)
 	f.bars = append(f.bars, n)
 	return nil
+}
+
+// possible reports whether there are BARs like this.
+func (b *BAR) possible() bool {
+	least, most := uint64(barMinimumSize), uint64(1<<30)
+	switch {
+	case b.Ports && (b.Wide || b.Prefetchable):
+		return false
+	case b.Ports:
+		least, most = portMinimum, portMaximum
+	case b.Wide:
+		most = 1 << 63
+	}
+	return b.Size >= least && b.Size <= most && b.Size&(b.Size-1) == 0
+}
+
+// flags are the bits of the register that are not of the address.
+func (b *bar) flags() uint32 {
+	if b.Ports {
+		return barPortFlags
+	}
+	return barFlags
 }
 
 func (b *bar) reg() int { return regBAR0 + 4*b.index }
@@ -177,7 +206,7 @@ func (b *bar) last() int {
 
 // put writes the address into configuration space.
 func (b *bar) put(cfg []byte, addr uint64) {
-	lo := binary.LittleEndian.Uint32(cfg[b.reg():]) & barFlags
+	lo := binary.LittleEndian.Uint32(cfg[b.reg():]) & b.flags()
 	binary.LittleEndian.PutUint32(cfg[b.reg():], uint32(addr)|lo)
 	if b.Wide {
 		binary.LittleEndian.PutUint32(cfg[b.reg()+4:], uint32(addr>>32))
@@ -186,7 +215,7 @@ func (b *bar) put(cfg []byte, addr uint64) {
 
 // get reads the address from configuration space.
 func (b *bar) get(cfg []byte) uint64 {
-	addr := uint64(binary.LittleEndian.Uint32(cfg[b.reg():]) &^ barFlags)
+	addr := uint64(binary.LittleEndian.Uint32(cfg[b.reg():]) &^ b.flags())
 	if b.Wide {
 		addr |= uint64(binary.LittleEndian.Uint32(cfg[b.reg()+4:])) << 32
 	}
@@ -287,14 +316,17 @@ func (f *Function) decode() {
 	if f.host == nil {
 		return
 	}
-	on := f.cfg[regCommand]&CommandMemory != 0
+	memory, ports := f.cfg[regCommand]&CommandMemory != 0, f.cfg[regCommand]&CommandIO != 0
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
 	if f.gone {
 		return
 	}
 	for _, b := range f.bars {
-		b.want, b.wantOn = b.get(f.cfg[:]), on
+		b.want, b.wantOn = b.get(f.cfg[:]), memory
+		if b.Ports {
+			b.wantOn = ports
+		}
 	}
 	f.host.remap()
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/gvmspawn/gvmspawn/vmm/bus"
 )
 
-// Window is a range of guest physical addresses, End exclusive.
+// Window is a range of guest physical addresses, or of ports, End exclusive.
 type Window struct{ Start, End uint64 }
 
 func (w Window) holds(addr, size uint64) bool {
@@ -20,6 +20,9 @@ func (w Window) holds(addr, size uint64) bool {
 type Config struct {
 	// Low, below 4 GiB, is for 32-bit BARs, High for 64-bit ones.
 	Low, High Window
+	// Ports is for BARs of I/O space, which appear in PortSpace.
+	Ports     Window
+	PortSpace *bus.Space
 	// ECAM is the address of the memory-mapped configuration space, which
 	// the host bridge reports in its PCIEXBAR register. 0 means that firmware
 	// puts it somewhere in Low by that register, and that there is none before.
@@ -52,12 +55,13 @@ type Host struct {
 	order []*Function // in the order of Add
 	low   uint64      // next free address of each window
 	high  uint64
+	ports uint64
 	ecam  uint64 // where ECAM is, if firmware put it there
 }
 
-// NewHost returns the host bridge, itself at slot 0. BARs appear in space.
+// NewHost returns the host bridge, itself at slot 0. BARs of memory appear in space.
 func NewHost(space *bus.Space, cfg Config) (*Host, error) {
-	h := &Host{cfg: cfg, space: space, low: cfg.Low.Start, high: cfg.High.Start}
+	h := &Host{cfg: cfg, space: space, low: cfg.Low.Start, high: cfg.High.Start, ports: cfg.Ports.Start}
 	f := h.newBridge()
 	if err := h.AddAt(f, Address{}); err != nil {
 		return nil, err
@@ -145,21 +149,24 @@ func (h *Host) Remove(f *Function) bool {
 // Preconditions: h.mu is held.
 func (h *Host) assign(f *Function, b *bar) error {
 	w, next := h.cfg.Low, &h.low
-	if b.Wide {
+	switch {
+	case b.Ports:
+		w, next = h.cfg.Ports, &h.ports
+	case b.Wide:
 		w, next = h.cfg.High, &h.high
 	}
 	addr := (*next + b.Size - 1) &^ (b.Size - 1)
 	if b.Address != 0 {
-		if o := h.owner(b.Address, b.Size); o != nil || b.Address&(b.Size-1) != 0 {
+		if o := h.owner(b.Ports, b.Address, b.Size); o != nil || b.Address&(b.Size-1) != 0 {
 			return fmt.Errorf("pci %s: BAR %d of %#x bytes cannot be at %#x", f.name, b.index, b.Size, b.Address)
 		}
 		addr = b.Address
 	} else if addr < *next || !w.holds(addr, b.Size) {
-		addr = h.gap(w, b.Size)
+		addr = h.gap(b.Ports, w, b.Size)
 	}
 	if !w.holds(addr, b.Size) {
-		return fmt.Errorf("pci %s: no room for BAR %d of %d MiB in the window %#x-%#x",
-			f.name, b.index, b.Size>>20, w.Start, w.End)
+		return fmt.Errorf("pci %s: no room for BAR %d of %#x bytes in the window %#x-%#x",
+			f.name, b.index, b.Size, w.Start, w.End)
 	}
 	*next = max(*next, addr+b.Size)
 	b.assigned = addr
@@ -171,10 +178,10 @@ func (h *Host) assign(f *Function, b *bar) error {
 // given, such as one that a function left behind.
 //
 // Preconditions: h.mu is held.
-func (h *Host) gap(w Window, size uint64) uint64 {
+func (h *Host) gap(ports bool, w Window, size uint64) uint64 {
 	addr := (w.Start + size - 1) &^ (size - 1)
 	for w.holds(addr, size) {
-		o := h.owner(addr, size)
+		o := h.owner(ports, addr, size)
 		if o == nil {
 			return addr
 		}
@@ -183,13 +190,14 @@ func (h *Host) gap(w Window, size uint64) uint64 {
 	return w.End
 }
 
-// owner returns a BAR that was given a part of [addr, addr+size), or nil.
+// owner returns a BAR that was given a part of [addr, addr+size) of memory or of the
+// ports, or nil.
 //
 // Preconditions: h.mu is held.
-func (h *Host) owner(addr, size uint64) *bar {
+func (h *Host) owner(ports bool, addr, size uint64) *bar {
 	for _, f := range h.order {
 		for _, b := range f.bars {
-			if addr < b.assigned+b.Size && b.assigned < addr+size {
+			if b.Ports == ports && addr < b.assigned+b.Size && b.assigned < addr+size {
 				return b
 			}
 		}
@@ -220,10 +228,18 @@ func (h *Host) remap() {
 	}
 }
 
+// spaceOf is where a BAR appears.
+func (h *Host) spaceOf(b *bar) *bus.Space {
+	if b.Ports {
+		return h.cfg.PortSpace
+	}
+	return h.space
+}
+
 func (h *Host) unmap(b *bar) {
 	b.mapped = false
 	if b.Device != nil {
-		h.space.Unmap(b.at)
+		h.spaceOf(b).Unmap(b.at)
 	}
 	if b.Moved != nil {
 		b.Moved(0, false)
@@ -231,10 +247,11 @@ func (h *Host) unmap(b *bar) {
 }
 
 func (h *Host) mapBAR(f *Function, b *bar) {
-	if !h.cfg.Low.holds(b.want, b.Size) && !h.cfg.High.holds(b.want, b.Size) {
+	if b.Ports && !h.cfg.Ports.holds(b.want, b.Size) ||
+		!b.Ports && !h.cfg.Low.holds(b.want, b.Size) && !h.cfg.High.holds(b.want, b.Size) {
 		return
 	}
-	if b.Device != nil && h.space.Map(f.name, b.want, b.Size, b.Device) != nil {
+	if b.Device != nil && h.spaceOf(b).Map(f.name, b.want, b.Size, b.Device) != nil {
 		return // overlaps another device: neither of real hardware's answers is useful
 	}
 	b.at, b.mapped = b.want, true
@@ -260,7 +277,7 @@ func (h *Host) BARs() (low, high []Window) {
 	for _, f := range h.order {
 		for _, b := range f.bars {
 			switch w := (Window{b.at, b.at + b.Size}); {
-			case !b.mapped:
+			case !b.mapped || b.Ports:
 			case h.cfg.Low.holds(b.at, b.Size):
 				low = append(low, w)
 			default:

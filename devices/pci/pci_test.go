@@ -12,6 +12,7 @@ import (
 const (
 	lowStart, lowEnd   = 0xc000_0000, 0xe000_0000
 	highStart, highEnd = 0x10_0000_0000, 0x20_0000_0000
+	portStart, portEnd = 0x1000, 0x1_0000
 	ecamBase           = 0xe000_0000
 )
 
@@ -49,6 +50,7 @@ func newMachine(t testing.TB, reset bus.Device) *machine {
 	m := &machine{TB: t}
 	h, err := pci.NewHost(&m.MMIO, pci.Config{
 		Low: pci.Window{Start: lowStart, End: lowEnd}, High: pci.Window{Start: highStart, End: highEnd},
+		Ports: pci.Window{Start: portStart, End: portEnd}, PortSpace: &m.Port,
 		ECAM: ecamBase, Reset: reset,
 	})
 	m.check(err)
@@ -227,8 +229,62 @@ func TestBARMoves(t *testing.T) {
 	m.expect("decoding after reset", m.MMIORead(first, 1), 1)
 }
 
+// PCI 3.0 §6.2.2, §6.2.5.1: BARs of I/O space, which the command register's I/O bit
+// turns on, and hostile-guest.md row 9 for them.
+func TestPortBARs(t *testing.T) {
+	m := newMachine(t, nil)
+	cards := [2]*pci.Function{}
+	var dev [2]scratch
+	for i := range cards {
+		f := newCard(t).Function
+		m.check(f.AddBAR(1, pci.BAR{Size: 4, Ports: true, Device: &dev[i]}))
+		cards[i] = f
+	}
+	a, b, plain := m.add(cards[0]), m.add(cards[1]), m.add(newCard(t).Function)
+	first, second := uint16(cards[0].BARAddress(1)), uint16(cards[1].BARAddress(1))
+	if first < portStart || first%4 != 0 || second < first+4 {
+		t.Fatalf("ports at %#x and %#x", first, second)
+	}
+	m.expect("BAR", uint64(m.cfg32(a, 0x14)), uint64(first)|1)
+	m.setCfg(a, 0x14, 4, 0xffffffff)
+	m.expect("size probe", uint64(m.cfg32(a, 0x14)), 0xfffffffd)
+	m.setCfg(a, 0x14, 4, uint64(first))
+	m.setCfg(plain, 4, 2, pci.CommandIO)
+	m.expect("command without ports", uint64(m.cfg32(plain, 4)&0xffff), 0)
+
+	m.setCfg(a, 4, 2, pci.CommandMemory)
+	m.expect("memory is on", uint64(m.PortIn(first, 4)), 0xffffffff)
+	m.setCfg(a, 4, 2, pci.CommandIO)
+	m.PortOut(first, 2, 0x1234)
+	m.expect("written", uint64(m.PortIn(first, 4)), 0x1234)
+	m.expect("its memory", m.MMIORead(cards[0].BARAddress(0), 1), 0xff)
+	low, high := m.host.BARs()
+	m.expect("memory of BARs", uint64(len(low)+len(high)), 0)
+
+	m.setCfg(b, 4, 2, pci.CommandIO)
+	m.setCfg(a, 0x14, 4, uint64(second))
+	m.expect("the other stays", uint64(m.PortIn(second, 4)), 0)
+	m.setCfg(b, 4, 2, 0)
+	m.expect("free", uint64(m.PortIn(second, 4)), 0x1234)
+	for _, at := range []uint64{0, 0x60, 0xcf8, 0xcfc, portStart - 4, portEnd, 0xffff_fffc} {
+		m.setCfg(a, 0x14, 4, at)
+		for _, p := range []uint64{at & 0xffff, uint64(first), uint64(second)} {
+			if v := m.PortIn(uint16(p), 2); v == 0x1234 {
+				t.Errorf("a BAR outside the window, at %#x, answers at %#x", at, p)
+			}
+		}
+	}
+	m.host.Reset()
+	m.setCfg(a, 4, 2, pci.CommandIO)
+	m.expect("after reset", uint64(m.PortIn(first, 4)), 0x1234)
+	m.host.Remove(cards[0])
+	m.expect("after removal", uint64(m.PortIn(first, 4)), 0xffffffff)
+}
+
 func TestWrongBARs(t *testing.T) {
-	for _, b := range []pci.BAR{{}, {Size: 8}, {Size: 0x3000}, {Size: 1 << 31}} {
+	for _, b := range []pci.BAR{{}, {Size: 8}, {Size: 0x3000}, {Size: 1 << 31},
+		{Ports: true}, {Ports: true, Size: 2}, {Ports: true, Size: 24}, {Ports: true, Size: 512},
+		{Ports: true, Size: 16, Wide: true}, {Ports: true, Size: 16, Prefetchable: true}} {
 		if pci.NewFunction("x", pci.ID{}).AddBAR(0, b) == nil {
 			t.Errorf("BAR of %#x bytes was accepted", b.Size)
 		}

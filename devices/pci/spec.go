@@ -24,13 +24,17 @@ const (
 	statusCapList  = 1 << 4
 	barWide        = 2 << 1 // bits 2:1 of a memory BAR: 64-bit (§6.2.5.1)
 	barPrefetch    = 1 << 3
-	barFlags       = 0xf
+	barFlags       = 0xf // of a memory BAR
+	barPorts       = 1 << 0
+	barPortFlags   = 3 // of an I/O BAR
 	barMinimumSize = 16
+	portMinimum    = 4
+	portMaximum    = 256
 )
 
 // Command register bits (PCI 3.0 §6.2.2).
 const (
-	CommandIO          = 1 << 0 // no function here has ports: the bit is one of bridges
+	CommandIO          = 1 << 0 // writable in functions with ports only
 	CommandMemory      = 1 << 1
 	CommandBusMaster   = 1 << 2
 	CommandParity      = 1 << 6

@@ -46,7 +46,7 @@ func pciHost(c Config) aml.Term {
 	resources := []aml.Term{
 		aml.WordBusNumber(0, uint16(p.Buses-1)),
 		aml.IO(layout.PortPCIAddr, 8),
-		aml.WordIO(layout.PortPCIStart, 0xffff),
+		aml.WordIO(layout.PortPCIStart, layout.PortEnd-1),
 	}
 	for _, w := range p.Low {
 		resources = append(resources, aml.DWordMemory(uint32(w.Start), uint32(w.End-1)))

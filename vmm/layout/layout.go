@@ -154,12 +154,14 @@ const (
 	PortPMSize = 8
 	// PortICH9PM is the power management block of a PC's south bridge (PMBASE),
 	// for firmware.
-	PortICH9PM   = 0x600
-	PortAPM      = 0xb2
-	PortPCIAddr  = 0xcf8
-	PortReset    = 0xcf9
-	PortPCIData  = 0xcfc
-	PortPCIStart = 0x1000 // I/O BARs, should a device want one
+	PortICH9PM  = 0x600
+	PortAPM     = 0xb2
+	PortPCIAddr = 0xcf8
+	PortReset   = 0xcf9
+	PortPCIData = 0xcfc
+	// PortPCIStart to PortEnd are the ports of I/O BARs.
+	PortPCIStart = 0x1000
+	PortEnd      = 0x1_0000
 )
 
 // Global system interrupts (GSI), which are IOAPIC pins.
