@@ -22,7 +22,7 @@ type row struct {
 // those that the comments of these tests number.
 var hostileRows = []row{
 	{"1", "any register, any width, misaligned, read-only, write-only", []string{
-		"virtio/virtiopci: TestAnyAccess FuzzRegisters", "virtio/virtiommio: TestAnyAccess FuzzRegisters", "devices/pci: FuzzAccesses"}},
+		"virtio/virtiopci: TestAnyAccess TestNotifyPort FuzzRegisters", "virtio/virtiommio: TestAnyAccess FuzzRegisters", "devices/pci: FuzzAccesses"}},
 	{"2", "queue numbers that do not exist", []string{"virtio: TestQueueIndex"}},
 	{"3", "impossible queue sizes, and changes after DRIVER_OK", []string{
 		"virtio: TestQueueRegisters", "virtio/virtiopci: TestFrozenAfterDriverOK", "virtio/virtiommio: TestFrozenAfterDriverOK"}},
@@ -33,7 +33,7 @@ var hostileRows = []row{
 	{"7", "features that were not offered, or changed later", []string{"virtio: TestFeatures TestReservedFeatures TestQueueRegisters"}},
 	{"8", "notifications for nothing, too early, too late, in floods", []string{"virtio: TestQueueIndex TestResetStorm", "vmm/kvm: TestDoorbellRing"}},
 	{"9", "BARs that move, overlap, are sized; configuration window; MSI-X table", []string{
-		"devices/pci: TestBARMoves TestBARs TestWrongBARs TestMSIXHostile TestMSIXMasking", "virtio/virtiopci: TestConfigWindow TestVectors"}},
+		"devices/pci: TestBARMoves TestBARs TestPortBARs TestWrongBARs TestMSIXHostile TestMSIXMasking", "virtio/virtiopci: TestConfigWindow TestVectors"}},
 	{"10", "doorbells after a reset, interrupts after they were turned off", []string{
 		"virtio/virtiopci: TestDoorbellBinding TestVectors", "vmm/kvm: TestDoorbellClose TestMSI"}},
 	{"11", "the available index jumps or goes back", []string{"virtio/virtq: TestHostileAvailIndex"}},

@@ -7,6 +7,10 @@
 // memory there, and memory slots do not move. A guest may write another
 // address into such a BAR; the memory stays where it was.
 //
+// Where every notification leaves the guest anyway (virtio.InlineDevice, KVM), it
+// had better be an OUT, in BAR 1: the host's kernel has to fetch and decode a MOV
+// to memory first, through the guest's page tables.
+//
 // Interrupts are message-signalled (MSI-X), one vector for configuration
 // changes and one for each queue. There is no interrupt pin.
 package virtiopci
@@ -14,6 +18,7 @@ package virtiopci
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -32,6 +37,9 @@ type Options struct {
 	// by their ID, for a machine that put memory there before: a multiple of
 	// the region's size in the 64-bit window. Others get one from the host.
 	SharedMemory map[uint8]mem.GPA
+	// NotifyPort gives devices that serve all queues inline a port for notifications,
+	// which drivers prefer to the addresses in memory.
+	NotifyPort bool
 	// Log is told why the device stopped, at most once a second.
 	Log func(error)
 }
@@ -44,6 +52,7 @@ type Function struct {
 	wires bus.Wires
 	msix  *pci.MSIX
 	log   func(error)
+	port  bool // there is a notification port
 
 	// Registers of this transport. They are separate atomics: a guest that
 	// writes them from two CPUs at once gets what it deserves, safely.
@@ -95,10 +104,25 @@ func New(name string, dev virtio.Device, m *mem.Memory, wires bus.Wires, o Optio
 	if err := f.addSharedMemory(dev, o.SharedMemory); err != nil {
 		return nil, err
 	}
+	f.port = o.NotifyPort && servesInline(dev, n)
+	if f.port {
+		if err := f.AddBAR(portBAR, pci.BAR{Size: portSize, Ports: true, Device: notifyPort{f}}); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.addCapabilities(n); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// servesInline reports whether the device serves all of its n queues inline.
+func servesInline(dev virtio.Device, n int) bool {
+	d, ok := dev.(virtio.InlineDevice)
+	for i := range n {
+		ok = ok && d.ServesInline(i)
+	}
+	return ok
 }
 
 // addSharedMemory gives each shared memory region a BAR.
@@ -144,12 +168,16 @@ func (f *Function) addCapabilities(queues int) error {
 	if err != nil {
 		return err
 	}
-	notify := vendorCap(capNotify, 0, notifyAt, uint32(max(queues, 1)*notifyStride))
 	caps := [][]byte{
 		vendorCap(capCommon, 0, commonAt, commonSize),
-		binary.LittleEndian.AppendUint32(notify, notifyStride),
+		notifyCap(0, notifyAt, uint32(max(queues, 1)*notifyStride), notifyStride),
 		vendorCap(capISR, 0, isrAt, 4),
 		vendorCap(capDevice, 0, deviceAt, partSize),
+	}
+	if f.port {
+		// §4.1.4: of several structures of a type, the device lists the one that it prefers
+		// first. The multiplier 0 makes the port every queue's address (§4.1.4.4).
+		caps = slices.Insert(caps, 1, notifyCap(portBAR, 0, portSize, 0))
 	}
 	for _, r := range f.sharedRegions {
 		// struct virtio_pci_cap64 (§4.1.4.7)
@@ -177,6 +205,11 @@ func vendorCap(kind byte, bar int, offset, length uint32) []byte {
 	b := []byte{16, kind, byte(bar), 0, 0, 0}
 	b = binary.LittleEndian.AppendUint32(b, offset)
 	return binary.LittleEndian.AppendUint32(b, length)
+}
+
+// notifyCap is struct virtio_pci_notify_cap (§4.1.4.4) without its first two bytes.
+func notifyCap(bar int, offset, length, multiplier uint32) []byte {
+	return binary.LittleEndian.AppendUint32(vendorCap(capNotify, bar, offset, length), multiplier)
 }
 
 // wiring is the function as its core sees it.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
 	"github.com/gvmspawn/gvmspawn/virtio"
+	"github.com/gvmspawn/gvmspawn/vmm/bus"
 )
 
 // commonSize is the length of struct virtio_pci_common_cfg in bytes.
@@ -170,6 +171,19 @@ func (r registers) Write(off uint64, size int, v uint64) {
 	}
 }
 
+// notifyPort is BAR 1: the value names the queue (§4.1.5.2).
+type notifyPort struct{ *Function }
+
+// Read reads nothing: the port is for writing.
+func (notifyPort) Read(_ uint64, size int) uint64 { return bus.Ones(size) }
+
+// Write notifies.
+func (p notifyPort) Write(off uint64, _ int, v uint64) {
+	if off == 0 {
+		p.core.Notify(uint32(uint16(v)))
+	}
+}
+
 // Fields of struct virtio_pci_cfg_cap (§4.1.4.9) in a capability's body.
 const (
 	windowBAR    = 2
@@ -179,7 +193,7 @@ const (
 )
 
 // windowCap is the capability through which software without access to memory
-// reads and writes BAR 0 (§4.1.4.9).
+// reads and writes BAR 0 and the notification port (§4.1.4.9).
 func (f *Function) windowCap() pci.Capability {
 	body := append(vendorCap(capPCI, 0, 0, 0), 0, 0, 0, 0)
 	body[0] = byte(2 + len(body))
@@ -192,25 +206,36 @@ func (f *Function) windowCap() pci.Capability {
 	return pci.Capability{
 		ID: pci.CapVendor, Body: body, Writable: writable,
 		Reading: func(b []byte, off, n int) {
-			if at, size, ok := window(b, off, n); ok {
-				binary.LittleEndian.PutUint32(b[windowData:], uint32(registers{f}.Read(at, size)))
+			if d, at, size := f.window(b, off, n); d != nil {
+				binary.LittleEndian.PutUint32(b[windowData:], uint32(d.Read(at, size)))
 			}
 		},
 		Written: func(b []byte, off, n int) {
-			if at, size, ok := window(b, off, n); ok {
+			if d, at, size := f.window(b, off, n); d != nil {
 				v := uint64(binary.LittleEndian.Uint32(b[windowData:]))
-				registers{f}.Write(at, size, v&(1<<(8*size)-1))
+				d.Write(at, size, v&(1<<(8*size)-1))
 			}
 		},
 	}
 }
 
-// window decodes the capability if the access touches pci_cfg_data. §4.1.4.9.1:
-// bar must name one with a virtio structure, "length MUST be 1, 2, or 4",
-// "offset MUST be a multiple of length"; anything else does nothing.
-func window(b []byte, off, n int) (at uint64, size int, ok bool) {
+// window decodes the capability if the access touches pci_cfg_data, to what the
+// BAR has there. §4.1.4.9.1: bar must name one with a virtio structure, "length MUST be
+// 1, 2, or 4", "offset MUST be a multiple of length"; for anything else there is no device.
+func (f *Function) window(b []byte, off, n int) (d bus.Device, at uint64, size int) {
+	limit := uint64(barSize)
+	switch {
+	case off+n <= windowData:
+		return nil, 0, 0
+	case b[windowBAR] == 0:
+		d = registers{f}
+	case b[windowBAR] == portBAR && f.port:
+		d, limit = notifyPort{f}, portSize
+	}
 	at = uint64(binary.LittleEndian.Uint32(b[windowOffset:]))
 	l := uint64(binary.LittleEndian.Uint32(b[windowLength:]))
-	ok = off+n > windowData && b[windowBAR] == 0 && (l == 1 || l == 2 || l == 4) && at%l == 0 && at+l <= barSize
-	return at, int(l), ok
+	if l != 1 && l != 2 && l != 4 || at%l != 0 || at+l > limit {
+		return nil, 0, 0
+	}
+	return d, at, int(l)
 }

@@ -46,7 +46,11 @@ const (
 	pbaAt        = 0x5000
 	notifyStride = 4 // notify_off_multiplier (§4.1.4.4)
 	maxQueues    = partSize / notifyStride
-	maxVectors   = partSize / 16
+
+	// BAR 1 is the notification port, if there is one.
+	portBAR    = 1
+	portSize   = 4
+	maxVectors = partSize / 16
 )
 
 // noVector is VIRTIO_MSI_NO_VECTOR (§4.1.5.1.2).

@@ -34,7 +34,8 @@ type rig struct {
 	d     *virtqtest.Driver
 	cfg   uint64 // address of the function in ECAM
 	bar   uint64
-	caps  map[byte]capability // by cfg_type
+	caps  map[byte]capability // by cfg_type, the last of each
+	first map[byte]capability // the one that a driver takes (§4.1.4)
 }
 
 type capability struct {
@@ -43,15 +44,19 @@ type capability struct {
 	offset, length uint64
 }
 
-func newRig(t testing.TB, dev *virtiotest.Fake) *rig {
+func newRig(t testing.TB, dev *virtiotest.Fake) *rig { return newRigWith(t, dev, virtiopci.Options{}) }
+
+func newRigWith(t testing.TB, dev *virtiotest.Fake, o virtiopci.Options) *rig {
 	r := &rig{TB: t, dev: dev, wires: new(bustest.Wires), mem: virtqtest.NewMemory(t, 1<<20)}
 	var err error
 	r.host, err = pci.NewHost(&r.MMIO, pci.Config{
 		Low: pci.Window{Start: lowStart, End: ecam}, High: pci.Window{Start: 1 << 36, End: 1 << 38}, ECAM: ecam,
+		Ports: pci.Window{Start: 0x1000, End: 0x2000}, PortSpace: &r.Port,
 	})
 	r.check(err)
 	r.check(r.MMIO.Map("ecam", ecam, 1<<20, r.host.ECAM()))
-	r.f, err = virtiopci.New("test", dev, r.mem.Memory, r.wires, virtiopci.Options{SharedMemory: map[uint8]mem.GPA{4: 1<<36 + 1<<34}})
+	o.SharedMemory = map[uint8]mem.GPA{4: 1<<36 + 1<<34}
+	r.f, err = virtiopci.New("test", dev, r.mem.Memory, r.wires, o)
 	r.check(err)
 	t.Cleanup(r.f.Close)
 	a, err := r.host.Add(r.f.Function)
@@ -81,12 +86,16 @@ func (r *rig) expect(what string, got, want uint64) {
 
 // walkCaps finds the structures as a driver does (§4.1.4).
 func (r *rig) walkCaps() {
-	r.caps = make(map[byte]capability)
+	r.caps, r.first = make(map[byte]capability), make(map[byte]capability)
 	for at := r.read(r.cfg+0x34, 1); at != 0; at = r.read(r.cfg+at+1, 1) {
 		if r.read(r.cfg+at, 1) == pci.CapVendor {
-			r.caps[byte(r.read(r.cfg+at+3, 1))] = capability{
+			kind := byte(r.read(r.cfg+at+3, 1))
+			r.caps[kind] = capability{
 				at: at, bar: byte(r.read(r.cfg+at+4, 1)), id: byte(r.read(r.cfg+at+5, 1)),
 				offset: r.read(r.cfg+at+8, 4), length: r.read(r.cfg+at+12, 4),
+			}
+			if _, ok := r.first[kind]; !ok {
+				r.first[kind] = r.caps[kind]
 			}
 		}
 	}
@@ -149,11 +158,17 @@ func (r *rig) notifyAddr(i uint64) uint64 { return r.bar + r.caps[2].offset + 4*
 
 func (r *rig) request() {
 	r.Helper()
+	r.requestBy(func() { r.MMIOWrite(r.notifyAddr(0), 2, 0) })
+}
+
+// requestBy is request with a way to notify.
+func (r *rig) requestBy(notify func()) {
+	r.Helper()
 	sent := r.wires.MSI(1).Sent()
 	r.d.SetInterrupts(true)
 	r.d.Add([][]byte{{1, 2, 3}}, []int{3})
 	if r.d.KickNeeded() {
-		r.MMIOWrite(r.notifyAddr(0), 2, 0)
+		notify()
 	}
 	r.until("answer", func() bool { _, ok := r.d.Used(); return ok })
 	r.until("interrupt", func() bool { return r.wires.MSI(1).Sent() > sent })
@@ -294,6 +309,51 @@ func TestInlineDoorbell(t *testing.T) {
 	r.set(20, 1, 0)
 	if n := len(r.wires.Doorbells()); n != 0 {
 		t.Errorf("%d doorbells are open after a reset", n)
+	}
+}
+
+// §4.1.4, §4.1.4.4, §4.1.5.2: a device that serves inline prefers its port, where the
+// value names the queue; the addresses in memory work as well.
+func TestNotifyPort(t *testing.T) {
+	r := newRigWith(t, &virtiotest.Fake{Inline: true}, virtiopci.Options{NotifyPort: true})
+	r.MMIOWrite(r.cfg+4, 2, pci.CommandMemory|pci.CommandIO)
+	r.start()
+	c := r.first[2]
+	if c.bar != 1 || c.offset != 0 || c.length < 2 || r.caps[2].bar != 0 {
+		t.Fatalf("preferred notification structure %+v, other one %+v", c, r.caps[2])
+	}
+	r.expect("notify_off_multiplier", r.read(r.cfg+c.at+16, 4), 0)
+	port := uint16(r.f.BARAddress(1))
+	r.requestBy(func() { r.PortOut(port, 2, 0) })
+	r.request()
+	at := r.cfg + r.caps[5].at
+	r.MMIOWrite(at+4, 1, 1)
+	r.MMIOWrite(at+8, 4, 0)
+	r.MMIOWrite(at+12, 4, 2)
+	r.requestBy(func() { r.MMIOWrite(at+16, 2, 0) })
+
+	// hostile-guest.md row 1: every width, queues that there are not, and reads.
+	for _, size := range []int{1, 2, 4} {
+		for off := range uint16(4) {
+			r.PortOut(port+off, size, 0xffffffff)
+			r.PortOut(port+off, size, 1)
+			r.PortIn(port+off, size)
+		}
+	}
+	r.request()
+}
+
+// Without the option, or with a queue whose doorbell is better not an exit, there is no port.
+func TestNoNotifyPort(t *testing.T) {
+	for _, o := range []struct {
+		inline bool
+		virtiopci.Options
+	}{{true, virtiopci.Options{}}, {false, virtiopci.Options{NotifyPort: true}}} {
+		r := newRigWith(t, &virtiotest.Fake{Inline: o.inline}, o.Options)
+		if b := r.first[2].bar; b != 0 {
+			t.Errorf("inline %t, option %t: notification by BAR %d", o.inline, o.NotifyPort, b)
+		}
+		r.expect("BAR 1", r.read(r.cfg+0x14, 4), 0)
 	}
 }
 
