@@ -184,25 +184,28 @@ func (q *queue) inline() (wake bool) {
 		return true
 	}
 	w := q.leader.Load()
-	for n := 0; n < inlineMost; {
-		if !q.vq.Pop(&w.req.chain) {
-			if q.vq.Idle() {
-				return false
-			}
-			n++
-			continue
-		}
-		n++
-		w.here = true
-		wrote, ok := w.req.try()
-		w.here = false
-		if !ok {
-			w.left = true
+	for range inlineMost {
+		if q.vq.Pop(&w.req.chain) && !q.serveHere(w) {
 			return true
 		}
-		q.vq.Push(&w.req.chain, wrote)
-		q.vq.Notify()
+		if q.vq.Idle() {
+			return false
+		}
 	}
+	return true
+}
+
+// serveHere serves the request in w.req.chain if it is quick. If not it is w's.
+func (q *queue) serveHere(w *worker) bool {
+	w.here = true
+	wrote, ok := w.req.try()
+	w.here = false
+	if !ok {
+		w.left = true
+		return false
+	}
+	q.vq.Push(&w.req.chain, wrote)
+	q.vq.Notify()
 	return true
 }
 

@@ -93,8 +93,8 @@ func (r *Region) Bytes() []byte { return r.bytes }
 
 // contains reports whether [gpa, gpa+n) lies inside the region, without overflow.
 func (r *Region) contains(gpa GPA, n uint64) bool {
-	off := uint64(gpa - r.Base)
-	return gpa >= r.Base && off <= r.Size() && n <= r.Size()-off
+	off := uint64(gpa - r.Base) // huge if gpa is below
+	return off <= r.Size() && n <= r.Size()-off
 }
 
 // Memory is the guest physical address space. Regions are added before the
@@ -205,15 +205,19 @@ func (m *Memory) Find(gpa GPA) *Region {
 // SetHidden takes SMRAM away from devices, or gives it to them, as at first.
 func (r *Region) SetHidden(hidden bool) { r.hidden.Store(hidden) }
 
-// dma reports whether devices may reach [gpa, gpa+n) in this region.
+// dma reports whether devices may reach [gpa, gpa+n), which this region contains, as
+// RAM.
 func (r *Region) dma(gpa GPA, n uint64) bool {
+	return r.Kind == RAM || r.dmaNow(gpa, n)
+}
+
+// dmaNow is dma for what changes while the machine runs.
+func (r *Region) dmaNow(gpa GPA, n uint64) bool {
 	switch r.Kind {
-	case RAM:
-		return r.contains(gpa, n)
 	case Pluggable:
-		return r.contains(gpa, n) && r.Plugged(uint64(gpa-r.Base), n)
+		return r.Plugged(uint64(gpa-r.Base), n)
 	case SMRAM:
-		return !r.hidden.Load() && r.contains(gpa, n)
+		return !r.hidden.Load()
 	}
 	return false
 }
@@ -223,7 +227,7 @@ func (r *Region) dma(gpa GPA, n uint64) bool {
 // After writing to it, call MarkWritten.
 func (m *Memory) Slice(gpa GPA, n uint64) ([]byte, error) {
 	for _, r := range m.regions {
-		if r.dma(gpa, n) {
+		if r.contains(gpa, n) && r.dma(gpa, n) {
 			off := uint64(gpa - r.Base)
 			return r.bytes[off : off+n : off+n], nil
 		}
@@ -236,7 +240,7 @@ func (m *Memory) Slice(gpa GPA, n uint64) ([]byte, error) {
 // The bytes of a Window change with its file, too.
 func (m *Memory) DMA(gpa GPA, n uint64) ([]byte, error) {
 	for _, r := range m.regions {
-		if r.dma(gpa, n) || r.Kind == Window && r.contains(gpa, n) {
+		if r.contains(gpa, n) && (r.dma(gpa, n) || r.Kind == Window) {
 			off := uint64(gpa - r.Base)
 			return r.bytes[off : off+n : off+n], nil
 		}
@@ -316,7 +320,7 @@ func (m *Memory) MarkWritten(gpa GPA, n uint64) {
 		return
 	}
 	for _, r := range m.regions {
-		if r.dma(gpa, n) || r.Kind == Window && r.contains(gpa, n) {
+		if r.contains(gpa, n) && (r.dma(gpa, n) || r.Kind == Window) {
 			m.mark(r, gpa, n)
 			return
 		}
