@@ -22,16 +22,15 @@ const kickSignal = unix.SIGURG
 
 // VCPU is one virtual CPU. It implements vcpu.VCPU.
 type VCPU struct {
-	vm      *VM
-	id      int
-	fd      int
-	shared  []byte // kvm_run, then the data of port accesses
-	run     *kvmRun
-	io      vcpu.IO
-	debug   *vcpu.Debug // what SetDebug asked for
-	ready   bool        // prepare is done; owned by the thread that runs the CPU
-	exits   uint32      // counted by yield, as is yielded
-	yielded time.Time
+	vm     *VM
+	id     int
+	fd     int
+	shared []byte // kvm_run, then the data of port accesses
+	run    *kvmRun
+	io     vcpu.IO
+	debug  *vcpu.Debug // what SetDebug asked for
+	ready  bool        // prepare is done; owned by the thread that runs the CPU
+	pace   pace
 
 	// tid is the thread inside Run, or 0.
 	tid atomic.Int32
@@ -88,8 +87,8 @@ func (c *VCPU) Run() (vcpu.Exit, error) {
 	return exit, err
 }
 
-// A busy CPU yields to Go's scheduler every yieldEvery; yieldExits accesses are
-// between two looks at the clock. The package comment says why.
+// A busy CPU yields to Go's scheduler every yieldEvery. That many accesses are between
+// two looks at the clock, or one where they come seldom. The package comment says why.
 const (
 	yieldEvery = 5 * time.Millisecond
 	yieldExits = 16
@@ -97,13 +96,29 @@ const (
 
 // yield is called once for each access.
 func (c *VCPU) yield() {
-	if c.exits++; c.exits%yieldExits != 0 {
-		return
-	}
-	if now := time.Now(); now.Sub(c.yielded) > yieldEvery {
-		c.yielded = now
+	if c.pace.left--; c.pace.left <= 0 && c.pace.look(time.Now()) {
 		runtime.Gosched()
 	}
+}
+
+// pace decides when a CPU yields.
+type pace struct {
+	left, most      int // accesses until the next look, and how many there were to be
+	looked, yielded time.Time
+}
+
+// look is a look at the clock; it reports whether to yield.
+func (p *pace) look(now time.Time) bool {
+	seldom := now.Sub(p.looked)/time.Duration(max(p.most, 1)) > yieldEvery/2/yieldExits
+	if p.most = yieldExits; seldom {
+		p.most = 1
+	}
+	p.left, p.looked = p.most, now
+	if now.Sub(p.yielded) <= yieldEvery {
+		return false
+	}
+	p.yielded = now
+	return true
 }
 
 // loop runs the guest and serves its accesses. It allocates nothing.
