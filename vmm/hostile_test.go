@@ -77,9 +77,9 @@ var hostileRows = []row{
 		"devices/power: FuzzAccess FuzzICH9 TestSMIEnable", "devices/cmos: TestMemory FuzzAccess", "devices/pci: TestSMRAM TestPCIEXBAR TestECAMOverlap"}},
 	{"27", "exits: triple fault, internal error, halts, SIPI storms, string I/O, unknown ones, a CPU that never returns", []string{
 		"vmm/kvm: TestShutdown TestInternalError TestUnknownExit TestOtherExits TestSIPIStorm TestStringPort TestKickNeverLost TestKickStorm FuzzExit FuzzGuest",
-		"vmm/soft: TestTripleFault TestStrings FuzzCode", "vmm: TestRunnerPausesAndResumes TestRunnerEnds", "cmd/gvmspawn: TestCrash TestSilentResets"}},
+		"vmm/soft: TestTripleFault TestStrings FuzzCode", "vmm: TestRunnerPausesAndResumes TestRunnerEnds", "cmd/gvmspawn: TestCrash TestSilentResets TestBootLifeOnKVM"}},
 	{"28", "the host: devices, terminals, descriptors, names, other machines, stopped clocks, kills", []string{
-		"cmd/gvmspawn: TestBadKVM TestHostTrouble TestTAP TestTerminal TestClosedOutput TestSecondOfAName TestBootKilled TestSignals",
+		"cmd/gvmspawn: TestBadKVM TestHostTrouble TestTAP TestTerminal TestClosedOutput TestSecondOfAName TestBootKilled TestSignals TestBootLife",
 		"virtio/fs: TestHostileDescriptorExhaustion", "vmm/kvm: TestUnusable TestNotPermitted TestKickBeforeRun TestNoFilesLeft TestClock", "vmm/bus: TestHostClockPause"}},
 }
 

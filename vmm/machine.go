@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 
 	"github.com/gvmspawn/gvmspawn/boot/initrd"
 	"github.com/gvmspawn/gvmspawn/devices/pci"
@@ -128,11 +129,29 @@ func (m *Machine) Run(ctx context.Context) (End, error) {
 	}
 	if end == EndCrash {
 		if last := m.tap.lastLine(); last != "" {
-			err = fmt.Errorf("%w; the last line on its console: %s", err, last)
+			err = &lastLineError{err, last}
 		}
 	}
 	return end, err
 }
+
+// lastLineError is a crash with what the guest said before. A crash may go on with
+// registers on further lines, to which that does not belong.
+type lastLineError struct {
+	error
+	line string
+}
+
+func (e *lastLineError) Error() string {
+	head, more, dump := strings.Cut(e.error.Error(), "\n")
+	head += "; the last line on its console: " + e.line
+	if dump {
+		head += "\n" + more
+	}
+	return head
+}
+
+func (e *lastLineError) Unwrap() error { return e.error }
 
 // PowerButton presses the ACPI power button.
 func (m *Machine) PowerButton() error {
