@@ -27,7 +27,7 @@ const (
 	maxTranslations = 4
 
 	// Bytes of code caches: of all CPUs together, and of one at the least and at the
-	// most; half of it is for rare paths. A Debian tree's boot has some 40 MiB, of which
+	// most; more than half of it is for rare paths. A Debian tree's boot has some 40 MiB, of which
 	// a CPU of many sees the larger part. What is not used takes no memory.
 	codeBytes    = 384 << 20
 	codeBytesMin = 8 << 20
@@ -128,6 +128,7 @@ type translator struct {
 	h, k   asm
 	g      asm
 	list   []tinst
+	groups []group
 	out    []outLink // of the translation in the making
 	own    int       // how many of list are the block's own; the others are its path
 	toward int       // where the path goes on, from the start of the block
@@ -151,7 +152,7 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 	}
 	j.counting = c.vm.virtual != nil || c.vm.countInsts
 	j.forward = !j.counting && len(c.vm.cpus) <= 1
-	j.coldFrom, j.apartAt = size/2, size/8*7
+	j.coldFrom, j.apartAt = size/32*14, size/32*23 // as a boot and jobs of Go fill them
 	j.cold, j.apart = j.coldFrom, j.apartAt
 	j.common()
 	j.clearJumps(0)

@@ -90,7 +90,11 @@ type tinst struct {
 	// taken; exit is the flags that the other side needs.
 	goesOn, taken bool
 	exit          uint16
-	group         extent // of the group that begins here
+	span          int    // number of the last instruction of the span that begins here; 0 for none
+	group         uint8  // of the span that its access belongs to, from 1; 0 for none
+	leads         bool   // it is the group's first
+	kept          bool   // and others come between
+	extent        extent // of the group, if it leads
 	at            int64  // where the access is from what the base was when its group began
 }
 

@@ -19,6 +19,7 @@ type emitter struct {
 	inT1, inT2 uint8
 	n          int // number of the instruction
 	slow       uint64
+	fails      [1 << 6]int // of a span's lookups: branches to the same instruction apart
 }
 
 // Conditions of jcc.
@@ -107,9 +108,9 @@ func (e *emitter) block(far bool) {
 	for i := 0; i < len(list); i++ {
 		t.resume[i] = e.resumeAt()
 		e.n, e.slow = i, 0
-		if g := list[i].group.last; g != 0 {
-			e.group(i)
-			i = g
+		if last := list[i].span; last != 0 {
+			e.span(i)
+			i = last
 		} else {
 			e.inst(&list[i])
 		}

@@ -242,7 +242,7 @@ func (j *translator) analyse(b *block) bool {
 		live = t.flags.before(live)
 		t.live = live
 	}
-	findGroups(j.list)
+	j.findSpans()
 	for i := range j.list {
 		if j.list[i].class != tcInterp && j.list[i].class != tcEnd {
 			return true

@@ -25,6 +25,14 @@ func pathProgram(rng *rand.Rand, code []byte) {
 		rel := func() []byte {
 			return binary.LittleEndian.AppendUint32(nil, uint32((i+1+rng.IntN(pieces-i-1))*step-p-4))
 		}
+		for range rng.IntN(4) { // accesses by an index, at times changed
+			rex, reg := byte(0x4a), byte(rng.IntN(3)) // rax, rcx, rdx
+			if rng.IntN(8) == 0 {
+				put(0x49, 0xff, 0xc1) // inc r9
+			}
+			op, base, scale := byte(0x8b-rng.IntN(2)*2), byte(6+rng.IntN(2)), byte(rng.IntN(4)) // mov; rsi, rdi
+			put(rex, op, 0x44|reg<<3, scale<<6|1<<3|base, byte(rng.Uint32()))
+		}
 		n, _, flags := snippet(rng, code[p:p+80])
 		p += n
 		if flags != flagsArith { // what is undefined must not be seen later
@@ -75,7 +83,7 @@ func TestTranslatorPath(t *testing.T) {
 	long, faults := 0, 0
 	for range oracleCases() / 100 {
 		copy(arena, clean)
-		program := o.ram[oracleCode-oracleBase:][:0x400]
+		program := o.ram[oracleCode-oracleBase:][:0x500]
 		pathProgram(rng, program)
 		c.dropCode()
 		base := oracleData + rng.Uint64N(3)*0x7ff - 0x7ff
@@ -84,6 +92,7 @@ func TestTranslatorPath(t *testing.T) {
 			for i := range init.gpr {
 				init.gpr[i] = base + rng.Uint64N(256)
 			}
+			init.gpr[9] = rng.Uint64N(8)
 			pte := o.ram[oracleTab+0x3000+(oracleData-0x1000+rng.Uint64N(3)*0x1000)>>12&511*8-oracleBase:]
 			old := pte[0]
 			if rng.IntN(4) == 0 {

@@ -22,6 +22,7 @@ type jitContext struct {
 	Want   uint32 // what of them enter loads
 	Intr   uint32 // copy of CPU.intrWaiting
 	Tmp2   uint64
+	Groups [maxGroups]uint64 // host addresses of the groups of the running span
 	// KernelGS is a copy of CPU.kernelGS, TLBs the addresses of the
 	// translation buffers with and without access to user pages.
 	KernelGS uint64
@@ -73,6 +74,7 @@ var (
 	jxIntr     = uint64(unsafe.Offsetof(jitContext{}.Intr))
 	jxPage     = uint64(unsafe.Offsetof(jitContext{}.Page))
 	jxTmp2     = uint64(unsafe.Offsetof(jitContext{}.Tmp2))
+	jxGroups   = uint64(unsafe.Offsetof(jitContext{}.Groups))
 	jxKernelGS = uint64(unsafe.Offsetof(jitContext{}.KernelGS))
 	jxTLBs     = uint64(unsafe.Offsetof(jitContext{}.TLBs))
 	jxKey      = uint64(unsafe.Offsetof(jitContext{}.Key))
