@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -29,10 +30,29 @@ type Backend struct {
 	owned bool
 	calls []*call
 	rings int // configured since the last stop
+
+	mu     sync.Mutex     // guards the field below
+	queues []*virtq.Queue // that the kernel serves
 }
 
 // newBackend takes the device over; file stays the caller's to close.
-func newBackend(file *os.File, m *mem.Memory) *Backend { return &Backend{file: file, mem: m} }
+func newBackend(file *os.File, m *mem.Memory) *Backend {
+	b := &Backend{file: file, mem: m}
+	m.OnRecord(b.lend)
+	return b
+}
+
+// lend tells where the kernel may write (see mem.Memory.OnRecord).
+func (b *Backend) lend() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, q := range b.queues {
+		if err := q.Lend(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (b *Backend) fd() int { return int(b.file.Fd()) }
 
@@ -117,6 +137,9 @@ func (b *Backend) addRing(index uint32, q *virtq.Queue, interrupt int, notify fu
 		interrupt = c.fd
 	}
 	b.rings = max(b.rings, int(index)+1)
+	b.mu.Lock()
+	b.queues = append(b.queues, q)
+	b.mu.Unlock()
 	return errors.Join(
 		b.ring("VHOST_SET_VRING_NUM", VHOST_SET_VRING_NUM, &vringState{index, uint32(size)}),
 		b.ring("VHOST_SET_VRING_BASE", VHOST_SET_VRING_BASE, &vringState{index, 0}),
@@ -144,6 +167,9 @@ func (b *Backend) forget() {
 		_ = ioctl(b.fd(), VHOST_SET_VRING_CALL, &vringFile{i, noFD})
 	}
 	b.rings = 0
+	b.mu.Lock()
+	b.queues = nil
+	b.mu.Unlock()
 	for _, c := range b.calls {
 		c.close()
 	}

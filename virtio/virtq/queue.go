@@ -70,6 +70,10 @@ type Chain struct {
 	// ReadableLen and WritableLen are their sums in bytes, below 2^32.
 	ReadableLen, WritableLen uint64
 
+	// Untouched says that the owner writes to no device-writable buffer, and only
+	// wants to know where it is (see mem.Memory.Address). Pop leaves it as it is.
+	Untouched bool
+
 	id    uint16 // head descriptor (split ring) or buffer ID (packed ring)
 	count uint16 // ring slots it occupies (packed ring)
 }
@@ -198,8 +202,8 @@ func ValidSize(n uint32, packed bool) bool {
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
 // Areas are the addresses of descriptor, driver and device area, for a device whose
-// queue somebody else serves (vhost). Nobody may use this Queue's methods but Size
-// and Close then.
+// queue somebody else serves (vhost). Nobody may use this Queue's methods but Size,
+// Lend and Close then.
 func (q *Queue) Areas() (desc, avail, used mem.GPA) { return q.cfg.Desc, q.cfg.Avail, q.cfg.Used }
 
 // BellFD is an eventfd that the driver's notifications write to, or -1.
@@ -208,6 +212,31 @@ func (q *Queue) BellFD() int {
 		return b.FD()
 	}
 	return -1
+}
+
+// Lend makes sure that a record of guest memory (mem.Record) knows every buffer that whom Areas
+// were given to may write: all chains that are available and not used yet. He uses
+// them in order, as vhost does. It reads the rings while the driver stands still.
+func (q *Queue) Lend() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s, ok := q.ring.(*split)
+	if !ok {
+		return fmt.Errorf("%w: a packed ring does not tell what is available", ErrRing)
+	}
+	var c Chain
+	used := s.used.LoadUint16(usedIdx) // may grow meanwhile: then there is more than needed
+	n := s.avail.LoadUint16(availIdx) - used
+	if n > s.size {
+		return fmt.Errorf("%w: available index is %d ahead of the used index of a queue of %d", ErrRing, n, s.size)
+	}
+	for i := range n {
+		c.reset()
+		if err := s.walk(&c, s.avail.LoadUint16(availRing+2*uint64((used+i)%s.size))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Pop fills c with the next available chain. It returns false when there is

@@ -2,6 +2,7 @@ package virtq_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -409,6 +410,53 @@ func TestWaitAny(t *testing.T) {
 	var c virtq.Chain
 	if !d.Queue.WaitAny() || d.Queue.Pop(&c) {
 		t.Error("WaitAny")
+	}
+}
+
+// Lend: a record keeps the buffers of chains that are available and not used, and no others, for
+// a queue that somebody else serves; a ring that breaks the rules is an error.
+func TestLend(t *testing.T) {
+	d := virtqtest.New(t, 8, virtqtest.Options{Indirect: true})
+	const base = 1 << 20
+	b := d.Mem.Bytes(base, 8<<12)
+	for i := range b {
+		b[i] = 7
+	}
+	page := func(i int) virtqtest.Desc {
+		return virtqtest.Desc{Addr: base + mem.GPA(i)<<12, Len: 4096, Flags: virtqtest.DescWrite}
+	}
+	d.Mem.OnRecord(d.Queue.Lend)
+	d.AddAt(page(1))
+	var c virtq.Chain
+	if !d.Queue.Pop(&c) {
+		t.Fatal(d.Broken())
+	}
+	d.Queue.Push(&c, 4096)
+	d.AddAt(page(2), page(3))
+	d.AddAt(page(5))
+	w, err := d.Mem.Record()
+	if errors.Is(err, mem.ErrNoRecord) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	w.Free(base, 8<<12)
+	if n, _, err := w.Discard(1 << 30); n != 5<<12 || err != nil {
+		t.Errorf("%d pages, %v", n>>12, err)
+	}
+	for i := range 8 {
+		if stays := b[i<<12] == 7; stays != (i == 2 || i == 3 || i == 5) {
+			t.Errorf("page %d stays: %v", i, stays)
+		}
+	}
+	d.AddAt(virtqtest.Desc{Addr: 1 << 40, Len: 4096, Flags: virtqtest.DescWrite})
+	w.Free(base, 8<<12)
+	if n, _, err := w.Discard(1 << 30); n != 0 || !errors.Is(err, virtq.ErrRing) {
+		t.Errorf("broken: %d bytes, %v", n, err)
+	}
+	if err := virtqtest.New(t, 8, virtqtest.Options{Packed: true}).Queue.Lend(); !errors.Is(err, virtq.ErrRing) {
+		t.Errorf("packed: %v", err)
 	}
 }
 

@@ -160,7 +160,11 @@ func (s *split) walk(c *Chain, i uint16) error {
 
 // add appends a descriptor's buffer to the chain.
 func (c *Chain) add(m *mem.Memory, d desc) error {
-	b, err := m.DMA(d.addr, uint64(d.len))
+	find := m.DMA
+	if c.Untouched && d.flags&descFWrite != 0 {
+		find = m.Address
+	}
+	b, err := find(d.addr, uint64(d.len))
 	if err != nil {
 		return fmt.Errorf("%w: buffer %#x+%#x: %w", ErrRing, d.addr, d.len, err)
 	}

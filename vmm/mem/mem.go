@@ -103,6 +103,8 @@ type Memory struct {
 	regions []*Region
 	logging atomic.Bool
 	onWrite func(gpa GPA, n uint64)
+	record  atomic.Pointer[Record] // nil without one
+	lenders []func() error         // see OnRecord
 }
 
 // New returns an empty address space.
@@ -228,17 +230,36 @@ func (r *Region) dmaNow(gpa GPA, n uint64) bool {
 func (m *Memory) Slice(gpa GPA, n uint64) ([]byte, error) {
 	for _, r := range m.regions {
 		if r.contains(gpa, n) && r.dma(gpa, n) {
-			off := uint64(gpa - r.Base)
-			return r.bytes[off : off+n : off+n], nil
+			return m.lend(r, gpa, n), nil
 		}
 	}
 	return nil, ErrOutOfRange
+}
+
+// lend returns bytes of a region, which is on record if there is one.
+func (m *Memory) lend(r *Region, gpa GPA, n uint64) []byte {
+	off := uint64(gpa - r.Base)
+	if w := m.record.Load(); w != nil {
+		w.lend(r, off, n)
+	}
+	return r.bytes[off : off+n : off+n]
 }
 
 // DMA is Slice for a device's data, which may also lie in a Window: a driver
 // passes pages of mapped files on to other devices, and to the one they are of.
 // The bytes of a Window change with its file, too.
 func (m *Memory) DMA(gpa GPA, n uint64) ([]byte, error) {
+	for _, r := range m.regions {
+		if r.contains(gpa, n) && (r.dma(gpa, n) || r.Kind == Window) {
+			return m.lend(r, gpa, n), nil
+		}
+	}
+	return nil, ErrOutOfRange
+}
+
+// Address is DMA for a device that wants to know only that there is such memory: it
+// reads and writes none of the bytes.
+func (m *Memory) Address(gpa GPA, n uint64) ([]byte, error) {
 	for _, r := range m.regions {
 		if r.contains(gpa, n) && (r.dma(gpa, n) || r.Kind == Window) {
 			off := uint64(gpa - r.Base)
@@ -348,16 +369,24 @@ func (m *Memory) mark(r *Region, gpa GPA, n uint64) {
 // Discard gives the pages of [gpa, gpa+n) back to the host; they read as zero
 // afterwards. It serves balloon reporting. Only whole pages inside are dropped.
 func (m *Memory) Discard(gpa GPA, n uint64) error {
-	b, err := m.Slice(gpa, n)
-	if err != nil {
-		return err
-	}
 	const mask = 1<<pageShift - 1
-	lo := (uint64(gpa)+mask)&^mask - uint64(gpa)
-	if hi := (uint64(gpa)+n)&^mask - uint64(gpa); lo < n && hi > lo && hi <= n {
-		err = unix.Madvise(b[lo:hi], unix.MADV_DONTNEED)
-		m.MarkWritten(gpa+GPA(lo), hi-lo)
+	for _, r := range m.regions {
+		if !r.contains(gpa, n) || !r.dma(gpa, n) {
+			continue
+		}
+		off := uint64(gpa - r.Base)
+		if lo, hi := (off+mask)&^mask, (off+n)&^mask; lo < hi {
+			return m.discard(r, lo, hi-lo)
+		}
+		return nil
 	}
+	return ErrOutOfRange
+}
+
+// discard gives whole pages of a region back.
+func (m *Memory) discard(r *Region, off, n uint64) error {
+	err := unix.Madvise(r.bytes[off:off+n], unix.MADV_DONTNEED)
+	m.MarkWritten(r.Base+GPA(off), n)
 	return err
 }
 
