@@ -133,6 +133,7 @@ func (c *Config) lowRAM() uint64 {
 func (m *Machine) addMemory() error {
 	m.mem = mem.New()
 	m.onClose(m.mem.Close)
+	m.onClose(m.reclaim.close)
 	low := m.cfg.lowRAM()
 	ram := low
 	if m.smm() {

@@ -142,6 +142,6 @@ func (r *runner) release(which func(int) bool) {
 	if err := r.startClock(); err != nil && r.err == nil {
 		r.err = fmt.Errorf("start the guest's clock: %w", err)
 	}
-	r.attention.Store(r.pausing || r.stopped || slices.Contains(r.held, true))
+	r.attend()
 	r.cond.Broadcast()
 }

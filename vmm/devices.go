@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/gvmspawn/gvmspawn/devices/pci"
@@ -123,13 +124,11 @@ func (m *Machine) addRNG(host *pci.Host) error {
 	return m.plug(host, "virtio-rng", dev)
 }
 
-// addBalloon offers no free page hinting (balloon.Config.Hint). It tells what need not
-// be saved or moved, and nothing saves or moves a machine's memory. To give memory back
-// to the host it is of no use: the guest may use a hinted page again before we have
-// even seen the hint (§5.5.6.5.1), so dropping it needs a record of all writes since the
-// run began and everything stopped for a moment. What the guest does not need goes
-// back by reporting, where a page stays free until we are done with it.
+// addBalloon offers free page reporting, by which the guest gives memory back by
+// itself, and hinting, for ReclaimMemory. GVMSPAWN_BALLOON=hinting in the environment offers
+// no reporting, so that guests are as those before Linux 5.7.
 func (m *Machine) addBalloon(host *pci.Host) error {
-	m.balloon = balloon.New(balloon.Config{Memory: m.mem, Reporting: true, Stats: true})
+	reporting := os.Getenv("GVMSPAWN_BALLOON") != "hinting"
+	m.balloon = balloon.New(balloon.Config{Memory: m.mem, Reporting: reporting, Stats: true, Hint: m.hinted})
 	return m.plug(host, "virtio-balloon", m.balloon)
 }

@@ -103,7 +103,9 @@ var deviceRows = []row{
 		"virtio/vsock: TestTxWithoutRxBuffers TestNoFeatures TestTransportReset TestDeriveCID", "vmm: TestBootVsock", "cmd/gvmspawn: TestBootVHost TestListenFDs"}},
 	{"console", "several ports, sizes, flow control", []string{
 		"virtio/console: TestMultiport TestResize TestSlowTerminal TestInput TestHangup TestEmergencyWrite", "cmd/gvmspawn/internal/terminal: TestResize"}},
-	{"balloon", "inflation, reporting, hinting, statistics", []string{"virtio/balloon: TestInflate TestReporting TestPoison TestHinting TestCommandIDs TestStats TestArrange", "cmd/gvmspawn: TestBootMemory"}},
+	{"balloon", "inflation, reporting, hinting, statistics", []string{
+		"virtio/balloon: TestInflate TestReporting TestPoison TestHinting TestWaitHinting TestHintedAndWritten TestHintingPoison TestCommandIDs TestStats TestArrange",
+		"vmm/mem: TestRecord TestRecordPluggable TestRecordOthers TestRecordRace FuzzRecord", "virtio/virtq: TestLend", "vmm: TestRunnerStill", "cmd/gvmspawn: TestBootMemory TestBootReclaim"}},
 	{"rng, pmem, mem", "a bounded rate, DAX and flushes, memory that comes and goes", []string{
 		"virtio/rng: TestRate TestBounds", "virtio/pmem: TestFlush TestPrivate TestTruncate", "virtio/memdev: TestRequests TestShrink TestReset", "cmd/gvmspawn: TestBootPmem TestBootMemory"}},
 	{"mmio", "the same devices without PCI, packed rings", []string{"cmd/gvmspawn: TestBootMMIO", "virtio/virtiommio: TestRequestsAndReset TestInterrupts", "virtio/virtq: TestPackedWrapCounter FuzzPacked"}},

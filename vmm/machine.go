@@ -54,6 +54,7 @@ type Machine struct {
 	slots   *mem.Region            // what the memory device plugs, or nil
 	memdev  *memdev.Device         // nil without slots
 	balloon *balloon.Device
+	reclaim reclaim
 	pmem    []*pmemDisk
 	nics    []*vnet.Device
 	dax     []daxShare

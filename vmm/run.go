@@ -36,6 +36,7 @@ type runner struct {
 	mu      sync.Mutex // guards the fields below; cond is signalled when one changes
 	cond    *sync.Cond
 	pausing bool
+	stills  int    // calls of still under way
 	held    []bool // CPUs that the debugger holds; nil without one
 	stopped bool
 	parked  int // CPUs waiting in gate
@@ -138,7 +139,7 @@ func (r *runner) gate(i int) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for (r.pausing || r.held != nil && r.held[i]) && !r.stopped {
+	for (r.pausing || r.stills > 0 || r.held != nil && r.held[i]) && !r.stopped {
 		r.parked++
 		r.cond.Broadcast()
 		r.cond.Wait()
@@ -233,9 +234,42 @@ func (r *runner) resume() error {
 	}
 	r.pausing = false
 	err := r.startClock()
-	r.attention.Store(slices.Contains(r.held, true))
+	r.attend()
 	r.cond.Broadcast()
 	return err
+}
+
+// attend sets attention if gate would not let every CPU go on. Preconditions: mu is held.
+func (r *runner) attend() {
+	r.attention.Store(r.stopped || r.pausing || r.stills > 0 || slices.Contains(r.held, true))
+}
+
+// still calls f while no CPU runs guest code, whether the machine is paused or not, and
+// whoever resumes it meanwhile. The clock goes on: the guest sees a host that was busy for a
+// moment. It must not be called from a CPU's thread.
+func (r *runner) still(f func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return ErrNotRunning // the engine may be gone
+	}
+	r.stills++
+	r.attention.Store(true)
+	r.kick()
+	for r.parked+r.ended < r.cpus && !r.stopped {
+		r.cond.Wait()
+	}
+	defer func() {
+		r.stills--
+		r.attend()
+		r.cond.Broadcast()
+	}()
+	if r.stopped {
+		return ErrNotRunning
+	}
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	return f()
 }
 
 // over reports whether the machine has ended.

@@ -157,6 +157,65 @@ func TestRunnerPausesAndResumes(t *testing.T) {
 	}
 }
 
+// TestRunnerStill: no CPU runs in still, whoever pauses and resumes the machine meanwhile, and
+// it leaves a paused machine paused.
+func TestRunnerStill(t *testing.T) {
+	f := newFakeVM(3)
+	r := newRunner(f, 3)
+	ended := make(chan End)
+	go func() {
+		end, _ := r.run(context.Background())
+		ended <- end
+	}()
+	parked := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.parked
+	}
+	broken := errors.New("f's own")
+	for i := range 100 {
+		err := r.still(func() error {
+			if parked() != 3 || f.paused != 0 {
+				t.Errorf("%d CPUs parked, clock paused %d times", parked(), f.paused)
+			}
+			if i%2 == 0 {
+				return errors.Join(r.pause(), r.resume())
+			}
+			return broken
+		})
+		if i%2 == 0 && err != nil || i%2 == 1 && err != broken {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(10 * time.Second); parked() != 0; runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatalf("%d CPUs are still parked", parked())
+			}
+		}
+	}
+	if err := r.pause(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.still(func() error { return nil }); err != nil {
+		t.Error(err)
+	}
+	time.Sleep(10 * time.Millisecond)
+	if parked() != 3 || !r.attention.Load() || !r.isPaused() {
+		t.Errorf("%d CPUs of a paused machine are parked", parked())
+	}
+	if err := r.resume(); err != nil {
+		t.Error(err)
+	}
+	if err := r.still(func() error { r.finish(EndKilled, nil); return nil }); err != nil {
+		t.Error(err)
+	}
+	if end := <-ended; end != EndKilled {
+		t.Errorf("end %v", end)
+	}
+	if err := r.still(func() error { t.Error("called"); return nil }); err != ErrNotRunning {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
 // TestConsoleTapFindsNewerCPU: whatever asks for a newer CPU is noticed, once.
 func TestConsoleTapFindsNewerCPU(t *testing.T) {
 	for _, line := range []string{

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/arg"
 	"github.com/gvmspawn/gvmspawn/cmd/gvmspawn/internal/control"
@@ -60,6 +63,15 @@ func (c remote) SetMemory(n uint64) error {
 	return nil
 }
 
+// ReclaimMemory implements control.Machine.
+func (c remote) ReclaimMemory(ctx context.Context) (uint64, error) {
+	m, err := c.current()
+	if err != nil {
+		return 0, err
+	}
+	return m.ReclaimMemory(ctx)
+}
+
 // monitorMemory is "info memory" of the monitor.
 func monitorMemory(_ *session, m *vmm.Machine, w io.Writer) error {
 	writeMemory(w, memory(context.Background(), m))
@@ -107,11 +119,35 @@ func (c *command) machineMemory(args []string) (int, error) {
 		return exitFailure, fmt.Errorf("the size of the memory: %w", err)
 	}
 	if err := control.SetMemory(ctx, socket, size); err != nil {
-		var refused *varlink.Error
-		if errors.As(err, &refused) && refused.Parameters["reason"] != nil {
-			err = fmt.Errorf("%v", refused.Parameters["reason"])
-		}
-		return exitFailure, fmt.Errorf("cannot change the memory of machine '%s': %w", m.Name, err)
+		return exitFailure, fmt.Errorf("cannot change the memory of machine '%s': %w", m.Name, reason(err))
 	}
+	return 0, nil
+}
+
+// reason is what a machine says why it refuses, or the error itself.
+func reason(err error) error {
+	var refused *varlink.Error
+	if errors.As(err, &refused) && refused.Parameters["reason"] != nil {
+		return fmt.Errorf("%v", refused.Parameters["reason"])
+	}
+	return err
+}
+
+// reclaimMemory is "gvmspawn reclaim-memory NAME".
+func (c *command) reclaimMemory(args []string) (int, error) {
+	if len(args) > 1 {
+		return exitFailure, errors.New("reclaim-memory needs the name of a machine")
+	}
+	m, dir, err := machine("reclaim-memory", args)
+	if err != nil {
+		return exitFailure, err
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer cancel()
+	n, err := control.ReclaimMemory(ctx, filepath.Join(dir, instance.ControlSocket))
+	if err != nil {
+		return exitFailure, fmt.Errorf("cannot reclaim the free memory of machine '%s': %w", m.Name, reason(err))
+	}
+	fmt.Fprintf(c.stdout, "%d MiB\n", n>>20)
 	return 0, nil
 }

@@ -43,6 +43,7 @@ func verbs() []verb {
 		{"status", "NAME", "Show what is known about a machine", true, (*command).showStatus},
 		{"stop", "[-f] NAME", "Power a machine off, or kill it, and wait for its end", true, (*command).stopMachine},
 		{"memory", "NAME [BYTES]", "Show how much memory a machine has, or change it: up to the maximum of --ram=, down by its balloon", true, (*command).machineMemory},
+		{"reclaim-memory", "NAME", "Give the memory that is free in a machine back to the host, and print how much: for guests that do not report it by themselves", true, (*command).reclaimMemory},
 		{"attach-disk", "NAME [-r] [-i ID] [FORMAT:][TYPE:]PATH", "Plug a disk into a machine (-r: read-only) and print its name", true, (*command).attachDisk},
 		{"detach-disk", "NAME ID", "Ask the guest to let go of a disk", true, (*command).detachDisk},
 		{"list-disks", "NAME", "List the disks of a machine", true, (*command).listDisks},

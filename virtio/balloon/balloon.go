@@ -1,8 +1,8 @@
 // Package balloon is the virtio memory balloon: memory that the guest does not
 // need goes back to the host. Document: virtio 1.2 §5.5.
 //
-// With free page reporting the guest does so by itself; with a target set by
-// the host it gives up memory that it would rather keep.
+// With free page reporting the guest does so by itself; with free page hinting
+// it does when asked; with a target set by the host it gives up memory that it would rather keep.
 package balloon
 
 import (
@@ -23,6 +23,7 @@ const queueSize = 128
 var (
 	ErrInactive    = errors.New("virtio-balloon: the guest's driver is not up")
 	ErrUnsupported = errors.New("virtio-balloon: the guest's driver cannot do this")
+	ErrPoison      = errors.New("virtio-balloon: the guest relies on what it fills free pages with")
 )
 
 // Memory is what the balloon gives pages back to; *mem.Memory implements it.
@@ -38,8 +39,9 @@ type Config struct {
 	Reporting, Stats bool
 	// Hint, if set, offers free page hinting and is told of each range that
 	// was free at some time during a run. The guest may use such a page
-	// again at any time, so its content must not be dropped: a range only
-	// need not be saved unless it is written afterwards.
+	// again at any time, so its content must not be dropped if anyone wrote
+	// there since before the run began. Hint is called with the
+	// device locked, and never for a run that StopHinting has ended.
 	Hint func(gpa mem.GPA, n uint64)
 }
 
@@ -65,6 +67,7 @@ type Device struct {
 	// poison is what the driver fills free pages with, if it negotiated PAGE_POISON.
 	poison uint32
 	runID  uint32 // last run of hinting
+	told   uint32 // last run in which the driver told of all
 	asked  uint64 // requests for statistics
 	got    uint64 // answers
 	stats  Stats
@@ -228,12 +231,7 @@ func (d *Device) Reset() {
 
 // Stats asks the guest for fresh statistics and waits for them.
 func (d *Device) Stats(ctx context.Context) (Stats, error) {
-	stop := context.AfterFunc(ctx, func() {
-		d.mu.Lock()
-		d.cond.Broadcast()
-		d.mu.Unlock()
-	})
-	defer stop()
+	defer d.wakeAfter(ctx)()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	act := d.act
@@ -258,6 +256,15 @@ func (d *Device) Stats(ctx context.Context) (Stats, error) {
 	return d.stats, nil
 }
 
+// wakeAfter wakes who waits for cond when ctx ends, until stop is called.
+func (d *Device) wakeAfter(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		d.cond.Broadcast()
+		d.mu.Unlock()
+	})
+}
+
 // StartHinting begins a run in which the guest tells Config.Hint of its free pages.
 func (d *Device) StartHinting() error {
 	d.mu.Lock()
@@ -267,6 +274,8 @@ func (d *Device) StartHinting() error {
 		return ErrInactive
 	case !d.act.Features.Has(VIRTIO_BALLOON_F_FREE_PAGE_HINT):
 		return ErrUnsupported
+	case d.act.Features.Has(VIRTIO_BALLOON_F_PAGE_POISON) && d.poison != 0:
+		return ErrPoison // the guest does not fill a page again when it takes it (§5.5.6.6)
 	}
 	if d.runID++; d.runID < cmdFirst {
 		d.runID = cmdFirst
@@ -276,12 +285,32 @@ func (d *Device) StartHinting() error {
 	return nil
 }
 
+// WaitHinting waits until the guest has told of all its free pages in the run that
+// StartHinting began. The pages are still its own to use.
+func (d *Device) WaitHinting(ctx context.Context) error {
+	defer d.wakeAfter(ctx)()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	act, id := d.act, d.cmdID
+	for id >= cmdFirst && d.act == act && d.cmdID == id && d.told != id && ctx.Err() == nil {
+		d.cond.Wait()
+	}
+	switch {
+	case act == nil || d.act != act || d.cmdID != id || id < cmdFirst:
+		return ErrInactive
+	case d.told != id:
+		return ctx.Err()
+	}
+	return nil
+}
+
 // StopHinting ends the run; the guest may use the pages again.
 func (d *Device) StopHinting() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.act != nil && d.cmdID >= cmdFirst {
 		d.cmdID = VIRTIO_BALLOON_CMD_ID_DONE
+		d.cond.Broadcast()
 		d.act.ConfigChanged()
 	}
 }

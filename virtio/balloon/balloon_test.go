@@ -254,6 +254,138 @@ func TestHinting(t *testing.T) {
 	}
 }
 
+// WaitHinting ends when the driver says STOP in its run, with the time, or with the driver.
+func TestWaitHinting(t *testing.T) {
+	d, m, hinted := machine(t)
+	q := m.Queue[queueFreePage]
+	if err := d.WaitHinting(context.Background()); err != ErrInactive {
+		t.Errorf("without a run: %v", err)
+	}
+	stop := pfns(VIRTIO_BALLOON_CMD_ID_STOP)
+	wait := func() chan error {
+		t.Helper()
+		if err := d.StartHinting(); err != nil {
+			t.Fatal(err)
+		}
+		ch := make(chan error)
+		go func() { ch <- d.WaitHinting(context.Background()) }()
+		return ch
+	}
+	ch := wait()
+	old := m.Config(8, 4)
+	q.Do([][]byte{stop}, nil)     // a STOP without a begin
+	q.Do([][]byte{pfns(99)}, nil) // of no run
+	q.Do([][]byte{stop}, nil)
+	q.Do([][]byte{old}, nil)
+	q.Do(nil, []int{4096})
+	select {
+	case err := <-ch:
+		t.Errorf("the wait ended before the run: %v", err)
+	case <-time.After(10 * time.Millisecond):
+	}
+	q.Do([][]byte{stop}, nil)
+	if err := <-ch; err != nil || len(hinted) != 1 {
+		t.Errorf("told: %v, %d hints", err, len(hinted))
+	}
+	d.StopHinting()
+	ch = wait()
+	q.Do([][]byte{old}, []int{4096})
+	q.Do([][]byte{stop}, nil) // of the run before
+	if len(hinted) != 1 {
+		t.Errorf("%d hints of an old run", len(hinted)-1)
+	}
+	d.StopHinting()
+	if err := <-ch; err != ErrInactive {
+		t.Errorf("ended by the host: %v", err)
+	}
+	if err := d.StartHinting(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+	defer cancel()
+	if err := d.WaitHinting(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a driver that never says STOP: %v", err)
+	}
+	ch = wait()
+	m.Reset()
+	if err := <-ch; err != ErrInactive {
+		t.Errorf("reset: %v", err)
+	}
+}
+
+// A hint read late: the driver took the page back and wrote there, so it stays; what nobody
+// wrote goes (§5.5.6.5.2). The hint itself lends the device nothing.
+func TestHintedAndWritten(t *testing.T) {
+	m := virtqtest.NewMemory(t, 16<<20)
+	var w *mem.Record
+	d := New(Config{Memory: m.Memory, Hint: func(gpa mem.GPA, n uint64) { w.Free(gpa, n) }})
+	vm := virtiotest.New(t, d, virtiotest.Options{Memory: m, Skip: []int{2, 4}})
+	q := vm.Queue[queueFreePage]
+	const base = 8 << 20
+	b := m.Bytes(base, 16<<12)
+	for i := range b {
+		b[i] = 7
+	}
+	var err error
+	if w, err = m.Record(); errors.Is(err, mem.ErrNoRecord) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := d.StartHinting(); err != nil {
+		t.Fatal(err)
+	}
+	b[0] = 7 // before the hint, but since the run began
+	q.Do([][]byte{vm.Config(8, 4)}, nil)
+	hint := func(gpa mem.GPA, n uint32) {
+		q.AddAt(virtqtest.Desc{Addr: gpa, Len: n, Flags: virtqtest.DescWrite})
+		q.Kick()
+		q.Wait()
+	}
+	hint(base, 4<<12)
+	b[1<<12] = 8               // behind the hint
+	hint(base+2<<12, 8<<12)    // overlaps
+	hint(base+12<<12+1, 2<<12) // one whole page
+	q.Do([][]byte{pfns(VIRTIO_BALLOON_CMD_ID_STOP)}, nil)
+	waited, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := d.WaitHinting(waited); err != nil {
+		t.Fatal(err)
+	}
+	n, more, err := w.Discard(1 << 30)
+	if n != 9<<12 || more || err != nil {
+		t.Errorf("%d pages, more %v, %v", n>>12, more, err)
+	}
+	for i := range 16 {
+		want := i >= 2 && i < 10 || i == 13
+		if gone := b[i<<12] == 0 && b[i<<12+4095] == 0; gone != want {
+			t.Errorf("page %d went: %v", i, gone)
+		}
+	}
+}
+
+// §5.5.6.6: with PAGE_POISON a page holds poison_val when it is taken again.
+func TestHintingPoison(t *testing.T) {
+	for _, c := range []struct {
+		features virtio.Features
+		poison   uint32
+		err      error
+	}{
+		{virtio.Bits(VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_PAGE_POISON), 0, nil},
+		{virtio.Bits(VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_PAGE_POISON), 0xaaaaaaaa, ErrPoison},
+		{virtio.Bits(VIRTIO_BALLOON_F_FREE_PAGE_HINT), 0xaaaaaaaa, nil},
+	} {
+		m := virtqtest.NewMemory(t, 16<<20)
+		d := New(Config{Memory: m.Memory, Hint: func(mem.GPA, uint64) {}})
+		d.WriteConfig(12, pfns(c.poison))
+		virtiotest.New(t, d, virtiotest.Options{Memory: m, Features: c.features, Skip: []int{2, 4}})
+		if err := d.StartHinting(); err != c.err {
+			t.Errorf("features %#x, poison_val %#x: %v", c.features, c.poison, err)
+		}
+	}
+}
+
 // §5.5.6.5.2: a command ID is not used again, nor is one that means something else,
 // and a driver's reset ends a run.
 func TestCommandIDs(t *testing.T) {

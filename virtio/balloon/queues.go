@@ -109,26 +109,38 @@ func (d *Device) reports(q *virtq.Queue, keep bool) {
 // hints is the worker of the free_page_vq: device-readable le32 command IDs
 // begin and end a run, device-writable buffers in between are hints (§5.5.6.6).
 func (d *Device) hints(q *virtq.Queue) {
-	var c virtq.Chain
+	c := virtq.Chain{Untouched: true}
 	var id [4]byte
 	current := uint32(VIRTIO_BALLOON_CMD_ID_STOP)
 	for q.Wait() {
 		for q.Pop(&c) {
+			before := current
 			if c.ReadAt(id[:], 0) == len(id) {
 				current = binary.LittleEndian.Uint32(id[:])
 			}
-			d.mu.Lock()
-			// A hint of an old run is worth nothing.
-			valid := current >= cmdFirst && current == d.cmdID
-			d.mu.Unlock()
-			for _, b := range c.Writable {
-				if valid && len(b.Bytes) > 0 {
-					d.cfg.Hint(b.GPA, uint64(len(b.Bytes)))
-				}
-			}
+			d.hint(&c, before, current)
 			q.Push(&c, 0)
 		}
 		q.Notify()
+	}
+}
+
+// hint takes what a chain says: the driver's command ID was before and is current.
+func (d *Device) hint(c *virtq.Chain, before, current uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cmdID < cmdFirst {
+		return
+	}
+	if before == d.cmdID && current == VIRTIO_BALLOON_CMD_ID_STOP {
+		d.told = d.cmdID
+		d.cond.Broadcast()
+	}
+	// A hint of an old run is worth nothing.
+	for _, b := range c.Writable {
+		if current == d.cmdID && len(b.Bytes) > 0 && !d.over.Load() {
+			d.cfg.Hint(b.GPA, uint64(len(b.Bytes)))
+		}
 	}
 }
 

@@ -32,6 +32,9 @@ type Machine interface {
 	// Memory and SetMemory read and change how much memory it has.
 	Memory(context.Context) (Memory, error)
 	SetMemory(bytes uint64) error
+	// ReclaimMemory gives the guest's free memory back to the host and returns how
+	// many bytes.
+	ReclaimMemory(context.Context) (uint64, error)
 	// Info is what "gvmspawn status" shows, by name.
 	Info() map[string]string
 }
@@ -90,6 +93,8 @@ method GetInfo() -> (info: [string]string)
 method GetMemory() -> (boot: int, max: int, target: int, current: int, guest: ?[string]int)
 # Plugs memory in, or takes some away, until the guest has that many bytes
 method SetMemory(size: int) -> ()
+# Gives the guest's free memory back to the host, by free page hinting: how many bytes
+method ReclaimMemory() -> (reclaimed: int)
 
 error MemoryRefused (reason: string)
 error DiskRefused (reason: string)
@@ -164,7 +169,8 @@ func (s *Service) methods() map[string]varlink.Handler {
 		i + "Terminate": simple(s.m.Terminate), i + "PowerOff": simple(s.m.PowerOff), i + "Reboot": simple(s.m.Reboot),
 		i + "Pause": simple(s.m.Pause), i + "Resume": simple(s.m.Resume), i + "Describe": s.queryStatus, i + "QueryStatus": s.queryStatus, i + "SubscribeEvents": s.subscribe,
 		"io.gvmspawn.Machine.GetMemory": s.getMemory, "io.gvmspawn.Machine.SetMemory": s.setMemory,
-		"io.gvmspawn.Machine.GetInfo": func(context.Context, *varlink.Call) (any, error) { return map[string]any{"info": s.m.Info()}, nil },
+		"io.gvmspawn.Machine.ReclaimMemory": s.reclaimMemory,
+		"io.gvmspawn.Machine.GetInfo":       func(context.Context, *varlink.Call) (any, error) { return map[string]any{"info": s.m.Info()}, nil },
 	}
 	maps.Copy(all, s.diskMethods())
 	return all

@@ -47,6 +47,12 @@ func (f *fake) Memory(context.Context) (Memory, error) {
 	}
 	return Memory{Boot: 1 << 30, Max: 2 << 30, Target: 1 << 30, Current: 1 << 29, Guest: map[string]int64{"free": 5}}, nil
 }
+func (f *fake) ReclaimMemory(context.Context) (uint64, error) {
+	if f.paused {
+		return 0, errors.New("it is paused")
+	}
+	return 5 << 20, f.do("ReclaimMemory")
+}
 func (f *fake) SetMemory(n uint64) error {
 	if n > 2<<30 {
 		return errors.New("too much")

@@ -36,9 +36,29 @@ func (s *Service) setMemory(_ context.Context, c *varlink.Call) (any, error) {
 		return nil, err
 	}
 	if err := s.m.SetMemory(in.Size); err != nil {
-		return nil, &varlink.Error{Name: errMemoryRefused, Parameters: map[string]any{"reason": err.Error()}}
+		return nil, memoryRefused(err)
 	}
 	return nil, nil
+}
+
+func memoryRefused(err error) error {
+	return &varlink.Error{Name: errMemoryRefused, Parameters: map[string]any{"reason": err.Error()}}
+}
+
+// reclaimed is the answer to ReclaimMemory.
+type reclaimed struct {
+	Bytes uint64 `json:"reclaimed"`
+}
+
+func (s *Service) reclaimMemory(ctx context.Context, c *varlink.Call) (any, error) {
+	if err := c.Parameters(&struct{}{}); err != nil {
+		return nil, err
+	}
+	n, err := s.m.ReclaimMemory(ctx)
+	if err != nil {
+		return nil, memoryRefused(err)
+	}
+	return reclaimed{n}, nil
 }
 
 // GetMemory asks a machine how much memory it has.
@@ -60,4 +80,17 @@ func SetMemory(ctx context.Context, socket string, size uint64) error {
 	}
 	defer c.Close()
 	return c.Call(ctx, "io.gvmspawn.Machine.SetMemory", map[string]any{"size": size}, nil)
+}
+
+// ReclaimMemory has a machine give its guest's free memory back to the host and returns
+// how many bytes.
+func ReclaimMemory(ctx context.Context, socket string) (uint64, error) {
+	c, err := varlink.Dial(ctx, socket)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	var out reclaimed
+	err = c.Call(ctx, "io.gvmspawn.Machine.ReclaimMemory", nil, &out)
+	return out.Bytes, err
 }

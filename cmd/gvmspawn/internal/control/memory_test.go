@@ -21,6 +21,13 @@ func TestMemory(t *testing.T) {
 	if err := SetMemory(t.Context(), path, 3<<30); !errors.As(err, &e) || e.Name != errMemoryRefused || e.Parameters["reason"] != "too much" {
 		t.Error(err)
 	}
+	if n, err := ReclaimMemory(t.Context(), path); err != nil || n != 5<<20 || <-f.calls != "ReclaimMemory" {
+		t.Error(n, err)
+	}
+	f.paused = true
+	if _, err := ReclaimMemory(t.Context(), path); !errors.As(err, &e) || e.Name != errMemoryRefused || e.Parameters["reason"] != "it is paused" {
+		t.Error(err)
+	}
 	f.gone = true
 	if _, err := GetMemory(t.Context(), path); !errors.As(err, &e) || e.Name != errNotConnected {
 		t.Error(err)
