@@ -84,9 +84,7 @@ func (m *Machine) virtioPCI(name string, dev virtio.Device, windows ...*mem.Regi
 	for i, w := range windows {
 		shared[uint8(i)] = w.Base
 	}
-	return virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{
-		Features: m.ringFeatures(dev), SharedMemory: shared, NotifyPort: m.vm.Name() == "kvm", Log: m.deviceStopped(name),
-	})
+	return virtiopci.New(name, dev, m.mem, m.vm, virtiopci.Options{Features: m.ringFeatures(dev), SharedMemory: shared, Log: m.deviceStopped(name)})
 }
 
 func (m *Machine) addConsole(host *pci.Host) error {

@@ -7,9 +7,9 @@
 // memory there, and memory slots do not move. A guest may write another
 // address into such a BAR; the memory stays where it was.
 //
-// Where every notification leaves the guest anyway (virtio.InlineDevice, KVM), it
-// had better be an OUT, in BAR 1: the host's kernel has to fetch and decode a MOV
-// to memory first, through the guest's page tables.
+// Where every notification leaves the guest anyway (virtio.InlineDevice), it had
+// better be an OUT, to BAR 1: KVM has to fetch and decode a MOV to memory first,
+// through the guest's page tables. For the software CPU the two are alike.
 //
 // Interrupts are message-signalled (MSI-X), one vector for configuration
 // changes and one for each queue. There is no interrupt pin.
@@ -37,9 +37,6 @@ type Options struct {
 	// by their ID, for a machine that put memory there before: a multiple of
 	// the region's size in the 64-bit window. Others get one from the host.
 	SharedMemory map[uint8]mem.GPA
-	// NotifyPort gives devices that serve all queues inline a port for notifications,
-	// which drivers prefer to the addresses in memory.
-	NotifyPort bool
 	// Log is told why the device stopped, at most once a second.
 	Log func(error)
 }
@@ -104,7 +101,7 @@ func New(name string, dev virtio.Device, m *mem.Memory, wires bus.Wires, o Optio
 	if err := f.addSharedMemory(dev, o.SharedMemory); err != nil {
 		return nil, err
 	}
-	f.port = o.NotifyPort && servesInline(dev, n)
+	f.port = servesInline(dev, n)
 	if f.port {
 		if err := f.AddBAR(portBAR, pci.BAR{Size: portSize, Ports: true, Device: notifyPort{f}}); err != nil {
 			return nil, err

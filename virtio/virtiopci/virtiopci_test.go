@@ -44,9 +44,7 @@ type capability struct {
 	offset, length uint64
 }
 
-func newRig(t testing.TB, dev *virtiotest.Fake) *rig { return newRigWith(t, dev, virtiopci.Options{}) }
-
-func newRigWith(t testing.TB, dev *virtiotest.Fake, o virtiopci.Options) *rig {
+func newRig(t testing.TB, dev *virtiotest.Fake) *rig {
 	r := &rig{TB: t, dev: dev, wires: new(bustest.Wires), mem: virtqtest.NewMemory(t, 1<<20)}
 	var err error
 	r.host, err = pci.NewHost(&r.MMIO, pci.Config{
@@ -55,8 +53,7 @@ func newRigWith(t testing.TB, dev *virtiotest.Fake, o virtiopci.Options) *rig {
 	})
 	r.check(err)
 	r.check(r.MMIO.Map("ecam", ecam, 1<<20, r.host.ECAM()))
-	o.SharedMemory = map[uint8]mem.GPA{4: 1<<36 + 1<<34}
-	r.f, err = virtiopci.New("test", dev, r.mem.Memory, r.wires, o)
+	r.f, err = virtiopci.New("test", dev, r.mem.Memory, r.wires, virtiopci.Options{SharedMemory: map[uint8]mem.GPA{4: 1<<36 + 1<<34}})
 	r.check(err)
 	t.Cleanup(r.f.Close)
 	a, err := r.host.Add(r.f.Function)
@@ -315,7 +312,7 @@ func TestInlineDoorbell(t *testing.T) {
 // §4.1.4, §4.1.4.4, §4.1.5.2: a device that serves inline prefers its port, where the
 // value names the queue; the addresses in memory work as well.
 func TestNotifyPort(t *testing.T) {
-	r := newRigWith(t, &virtiotest.Fake{Inline: true}, virtiopci.Options{NotifyPort: true})
+	r := newRig(t, &virtiotest.Fake{Inline: true})
 	r.MMIOWrite(r.cfg+4, 2, pci.CommandMemory|pci.CommandIO)
 	r.start()
 	c := r.first[2]
@@ -343,18 +340,11 @@ func TestNotifyPort(t *testing.T) {
 	r.request()
 }
 
-// Without the option, or with a queue whose doorbell is better not an exit, there is no port.
+// A device whose doorbells need not leave the guest has no port.
 func TestNoNotifyPort(t *testing.T) {
-	for _, o := range []struct {
-		inline bool
-		virtiopci.Options
-	}{{true, virtiopci.Options{}}, {false, virtiopci.Options{NotifyPort: true}}} {
-		r := newRigWith(t, &virtiotest.Fake{Inline: o.inline}, o.Options)
-		if b := r.first[2].bar; b != 0 {
-			t.Errorf("inline %t, option %t: notification by BAR %d", o.inline, o.NotifyPort, b)
-		}
-		r.expect("BAR 1", r.read(r.cfg+0x14, 4), 0)
-	}
+	r := newRig(t, new(virtiotest.Fake))
+	r.expect("BAR of the notifications", uint64(r.first[2].bar), 0)
+	r.expect("BAR 1", r.read(r.cfg+0x14, 4), 0)
 }
 
 // §4.1.5.1.2.1: vectors, and NO_VECTOR for those that do not exist (CH #7918).
