@@ -3,12 +3,13 @@ package soft
 import "encoding/binary"
 
 // Host registers of translated code. Guest registers live in the host
-// registers of the same number but for RSP, R10, R11 and R15.
+// registers of the same number but for RSP, and R11, R13 and R15, which live in memory:
+// compilers of C and of Go take others before these.
 const (
 	hAX = 0
 	hCX = 1
 	hDX = 2
-	hSP = 10 // the guest's RSP
+	hSP = 13 // the guest's RSP
 	hT1 = 11 // scratch: addresses
 	hT2 = 15 // scratch: TLB entries, evicted registers
 )

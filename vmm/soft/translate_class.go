@@ -268,13 +268,13 @@ func hostReg(r uint8) uint8 {
 	switch r {
 	case 4:
 		return hSP
-	case 10, 11, 15:
+	case 11, 13, 15:
 		return hT2
 	}
 	return r
 }
 
-func evicted(r uint8) bool { return r == 10 || r == 11 || r == 15 }
+func evicted(r uint8) bool { return r == 11 || r == 13 || r == 15 }
 
 // readOnly are the operations that do not write operand 0.
 func readOnly(op decode.Op) bool {

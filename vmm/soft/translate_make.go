@@ -12,7 +12,7 @@ import (
 // common emits the parts that all translations share.
 func (j *translator) common() {
 	a := &asm{at: j.mem.rx}
-	pinned := []uint8{1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 14}
+	pinned := []uint8{1, 2, 3, 5, 6, 7, 8, 9, 10, 12, 14}
 	// leave: called from an exit, whose number follows the call.
 	j.leave = a.pc()
 	a.ra(false, 0x8f, 0, j.ctx(jxExitPC)) // pop
