@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -40,6 +42,29 @@ var computeCase = benchmark{
 		p := &plan{metrics: []metric{{"sha256", "MiB/s", true}, {"sieve", "primes/s", true}, {"sort", "numbers/s", true},
 			{"deflate", "MiB/s", true}, {"float", "Mflop/s", true}, {"interpret", "M/s", true}, {"parse", "KiB/s", true}}}
 		e.software(p, machine{kernel: k.Path, initrd: initrd, ram: 512, append: "bench.jobs=compute"}, 5*time.Minute, nil)
+		return p, nil
+	},
+}
+
+// programsCase is the work of a distribution's own programs.
+var programsCase = benchmark{
+	name:  "programs",
+	about: "sha256sum, gcc, gzip, perl and the methods of stress-ng's cpu stressor, from a Debian tree on a disk, on a software CPU; needs root",
+	prepare: func(e *environment) (*plan, error) {
+		if os.Geteuid() != 0 {
+			return nil, errors.New("the tree's files belong to root: run it as root")
+		}
+		k := e.trixie()
+		initrd, err := e.initrd("programs", k, "virtio_blk", "ext4")
+		if err != nil {
+			return nil, err
+		}
+		disk := filepath.Join(e.dir, "programs.img")
+		if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", guesttest.Asset(e.host, "tree-trixie-build"), disk, "2G").CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("mke2fs: %w: %s", err, out)
+		}
+		p := &plan{metrics: []metric{{"sha256sum", "s", false}, {"gcc", "s", false}, {"gzip", "s", false}, {"perl", "s", false}, {"stress-ng-cpu", "ops/s", true}}}
+		e.software(p, machine{kernel: k.Path, initrd: initrd, ram: 1024, disk: disk, append: "bench.jobs=programs"}, 20*time.Minute, nil)
 		return p, nil
 	},
 }

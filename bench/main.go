@@ -77,7 +77,7 @@ var cases = []benchmark{
 	startCase, bootSoftCase,
 	firmwareCase("firmware-soft", "bookworm's cloud bzImage and an initramfs through OVMF on a software CPU: start, init, power-off", false),
 	firmwareCase("firmware-tpm-soft", "the same with a TPM, into which OVMF measures itself and the kernel", true),
-	treeSoftCase, computeCase,
+	treeSoftCase, computeCase, programsCase,
 	kvmStartCase, kvmBootCase, kvmReadyCase, kvmMemoryCase,
 	kvmFSCase, kvmMetaCase, kvmDAXCase, kvmVsockCase,
 	memoryCase, memoryTreeCase, sizeCase,

@@ -19,15 +19,16 @@ const ready = "BENCH-READY"
 
 // jobs are what the guest can measure.
 var jobs = map[string]func(arguments) error{
-	"idle":    idle,
-	"fs":      fsJobs,
-	"meta":    metaJobs,
-	"blk":     blkJobs,
-	"net":     netJobs,
-	"vsock":   vsockJobs,
-	"compute": computeJobs,
-	"fio":     fioJobs,
-	"iperf3":  iperfJobs,
+	"idle":     idle,
+	"fs":       fsJobs,
+	"meta":     metaJobs,
+	"blk":      blkJobs,
+	"net":      netJobs,
+	"vsock":    vsockJobs,
+	"compute":  computeJobs,
+	"programs": programJobs,
+	"fio":      fioJobs,
+	"iperf3":   iperfJobs,
 }
 
 func main() {
