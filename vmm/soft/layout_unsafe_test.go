@@ -15,7 +15,7 @@ func TestStateLayout(t *testing.T) {
 		"FAux": {unsafe.Offsetof(s.FAux), 272}, "Flags": {unsafe.Offsetof(s.Flags), 280}, "TLB": {unsafe.Offsetof(s.TLB), 288},
 		"Exit": {unsafe.Offsetof(s.Exit), 296}, "CPL": {unsafe.Offsetof(s.CPL), 300}, "Count": {unsafe.Offsetof(s.Count), 304},
 		"MXCSR": {unsafe.Offsetof(s.MXCSR), 312}, "XMM": {unsafe.Offsetof(s.XMM), 320}, "FX": {unsafe.Offsetof(s.FX), 832},
-		"Scratch": {unsafe.Offsetof(s.Scratch), 1344}, "TLBEntry": {unsafe.Sizeof(TLBEntry{}), 32},
+		"FXHead": {unsafe.Offsetof(s.FXHead), 1344}, "Scratch": {unsafe.Offsetof(s.Scratch), 1408}, "TLBEntry": {unsafe.Sizeof(TLBEntry{}), 32},
 	} {
 		if c.have != c.want {
 			t.Errorf("%s at %d, want %d", name, c.have, c.want)

@@ -49,6 +49,9 @@ type State struct {
 	// FX is the x87 and MMX state in the format of FXSAVE64 (SDM vol. 1
 	// §10.5), at a multiple of 64.
 	FX [512]byte
+	// FXHead is the header behind FX with which XSAVE and XRSTOR move it (SDM vol. 1
+	// §13.4.2).
+	FXHead [64]byte
 	// Scratch passes operands to and from host instructions.
 	Scratch [1024]byte
 

@@ -28,11 +28,15 @@ const taskCode = "b91b000000b8000de0fe31d20f30b90f080000b8ff01000031d20f30b93e08
 // FXSAVE and FXRSTOR, or XSAVE and XRSTOR: their results are those of each alone
 // (SDM vol. 1 §10.5, §13.7, §13.8; vol. 3A §14.2).
 func TestFPUAcrossSwitches(t *testing.T) {
-	const area, result, loops = 0x50000, 0x60000, 200_000
+	const area, result = 0x50000, 0x60000
 	code := map[string]string{"fxsave": taskCode, "xsave": strings.NewReplacer("480fae0390", "480fae2390", "480fae0b90", "480fae2b90",
 		"660f59e590", "c5dd59e590", "0f11672090", "c5fc116720").Replace(taskCode)}
 	run := func(t *testing.T, cfg Config, how string, tasks []uint64, ticks uint64) [2][]byte {
 		cfg.CPUs = 1
+		loops := uint64(1_000_000)
+		if cfg.NoTranslator {
+			loops = 200_000
+		}
 		g := newGuest(t, cfg)
 		c := interruptible(g, 0, 0x40, 0x8060)
 		c.s.CR4 |= cr4OSXSAVE

@@ -59,6 +59,7 @@ type translation struct {
 	// jitContext.Page. la is where it was first seen.
 	anywhere bool
 	vec      uint8 // vecXMM, vecYMM: vector registers that must be in the host's
+	x87      bool  // the x87 state must be in the host's registers
 	insts    uint32
 	// interp has a bit for each instruction that only the interpreter can run.
 	interp uint64
@@ -122,7 +123,7 @@ type translator struct {
 	keys     uint64 // how many there were
 	stamps   int    // used ones
 
-	enter, leave, loadXMM, loadYMM uint64
+	enter, leave, loadXMM, loadYMM, loadX87 uint64
 
 	cross  [2 * decode.MaxLen]byte
 	h, k   asm
@@ -255,7 +256,7 @@ func (c *CPU) runTier(b *block) int {
 		j.as = as
 	}
 	t := j.find(b, c.s.RIP, far)
-	if t == nil {
+	if t == nil || t.x87 && !c.x87Masked() {
 		return c.exec(b)
 	}
 	if far && !j.enterJump(t) {
@@ -288,7 +289,7 @@ func (j *translator) run(t *translation) int {
 	x.Page = s.RIP &^ 0xfff
 	x.Flags = packFlags(s.arith())
 	x.Resume = t.entry
-	x.Want = 0
+	x.Want, x.WantX87 = 0, 0
 	if t.interp&1 != 0 {
 		j.count(int(t.insts))
 		if st := j.interp(t, 0); st != stNext {
@@ -315,7 +316,7 @@ func (j *translator) run(t *translation) int {
 			if next == nil {
 				return st
 			}
-			x.Resume, x.Want = next.entry, 0
+			x.Resume, x.Want, x.WantX87 = next.entry, 0, 0
 			x.Page = s.RIP &^ 0xfff
 		case xEvent:
 			s.RIP = j.at(t)
@@ -325,7 +326,7 @@ func (j *translator) run(t *translation) int {
 			if st := j.fetch(t); st != stNext {
 				return st
 			}
-			x.Resume, x.Want = t.entry, 0
+			x.Resume, x.Want, x.WantX87 = t.entry, 0, 0
 		}
 	}
 }
@@ -427,7 +428,7 @@ func (j *translator) interp(t *translation, n int) int {
 		n++
 		switch st {
 		case stNext:
-			if b.dead || c.assume() != j.as {
+			if b.dead || !j.holds(t) {
 				s.RIP = la + uint64(o.pos) + uint64(o.len)
 				j.count(n)
 				return stExit
@@ -438,7 +439,7 @@ func (j *translator) interp(t *translation, n int) int {
 			j.count(int(t.insts))
 			x.Flags = packFlags(s.arith())
 			x.Resume = t.base + uint64(t.resume[n])
-			x.Want = uint32(t.vec)
+			x.Want, x.WantX87 = uint32(t.vec), uint32(boolBit(t.x87))
 			return stNext
 		case stFault:
 			s.RIP = la + uint64(o.pos)
@@ -452,6 +453,11 @@ func (j *translator) interp(t *translation, n int) int {
 		j.indirect = st == stIndirect
 		return st
 	}
+}
+
+// holds reports whether the CPU is still as t's code assumes.
+func (j *translator) holds(t *translation) bool {
+	return j.c.assume() == j.as && (!t.x87 || j.c.x87Masked())
 }
 
 func (j *translator) count(n int) {

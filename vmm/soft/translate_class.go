@@ -36,6 +36,7 @@ const (
 	tcAC
 	tcSegBase
 	tcMovSys
+	tcX87
 	tcEnd // the block's end without a branch
 )
 
@@ -85,6 +86,7 @@ type tinst struct {
 	opReg bool   // the register is in the opcode
 	sse   bool
 	vec   uint8 // vecXMM, vecYMM: what it needs
+	x87   bool  // needs the x87 state
 	size  uint8
 	// goesOn: a conditional branch behind which the path goes on, with its target if
 	// taken; exit is the flags that the other side needs.
@@ -144,6 +146,14 @@ func (t *tinst) classify(cpl uint32, as assumptions) {
 	}
 	if in.VEX {
 		t.vexClass(as)
+		return
+	}
+	switch {
+	case in.Op == decode.X87, in.Op == decode.FWAIT:
+		t.x87Class()
+		return
+	case (in.Op == decode.LDMXCSR || in.Op == decode.STMXCSR) && as&asSSE != 0 && in.Mode == decode.Mode64:
+		t.mxcsrClass()
 		return
 	}
 	switch { // processors without these instructions ignore the prefix
@@ -365,7 +375,7 @@ func (t *tinst) scalar(cpl uint32) (c tclass, f flagUse) {
 	case decode.NOP:
 		return tcNop, noFlags
 	case decode.DIV, decode.IDIV:
-		if in.OpSize < 4 || in.Args[0].Size < 4 {
+		if in.Args[0].Size < 2 {
 			break
 		}
 		return tcDiv, writesAll
@@ -494,6 +504,8 @@ func (t *tinst) vector() bool {
 		decode.MOVNTPS, decode.MOVNTPD, decode.MOVDQA, decode.MOVDQU, decode.MOVNTDQ, decode.LDDQU,
 		decode.MOVD, decode.MOVQ, decode.PMOVMSKB, decode.PEXTRW, decode.PINSRW:
 		return true
+	case decode.CVTPI2PS, decode.CVTPI2PD: // of memory, they change the x87 state on some processors
+		return false
 	case decode.PEXTRB, decode.PEXTRD, decode.EXTRACTPS, decode.PINSRB, decode.PINSRD, decode.MOVNTDQA:
 		return cpu.X86.HasSSE41
 	}

@@ -76,6 +76,7 @@ func (e *emitter) block(far bool) {
 	insts := 0
 	for i := range list {
 		t.vec = max(t.vec, list[i].vec)
+		t.x87 = t.x87 || list[i].x87
 		if list[i].class == tcInterp {
 			t.interp |= 1 << i
 		}
@@ -101,6 +102,9 @@ func (e *emitter) block(far bool) {
 			k.call(j.loadXMM)
 		}
 		k.jmp(h.pc())
+	}
+	if t.x87 {
+		e.needX87()
 	}
 	e.nearEntries()
 	e.forget()
@@ -129,7 +133,7 @@ func (e *emitter) block(far bool) {
 func (e *emitter) nearEntries() {
 	j, t, h, k := e.j, e.t, e.h, e.k
 	e.host, e.mem = false, true
-	direct := j.forward && t.vec == vecNone && t.b.host2 == 0 && needsHost(j.list)
+	direct := j.forward && t.vec == vecNone && !t.x87 && t.b.host2 == 0 && needsHost(j.list)
 	if direct {
 		j.restoreFlags(h)
 		e.host, e.mem = true, false
@@ -313,7 +317,7 @@ func (e *emitter) wrote(t *tinst) {
 
 // inst emits one instruction.
 func (e *emitter) inst(t *tinst) {
-	if t.class != tcSame && t.class != tcLea && t.class != tcNop && !t.goesOn {
+	if t.class != tcSame && t.class != tcLea && t.class != tcNop && t.class != tcX87 && !t.goesOn {
 		e.forget()
 		defer e.forget()
 	}
@@ -366,6 +370,8 @@ func (e *emitter) inst(t *tinst) {
 		e.segBase(t)
 	case tcMovSys:
 		e.movSys(t)
+	case tcX87:
+		e.x87(t)
 	case tcEnd:
 		e.exitTo(e.t.la&0xfff + uint64(t.pos))
 	}

@@ -214,9 +214,15 @@ func (e *emitter) moffs(t *tinst) {
 func (e *emitter) div(t *tinst) {
 	in, h, j := &t.in, e.h, e.j
 	w := in.OpSize == 8
+	short := func() { // what follows has operands of 16 bits
+		if in.OpSize == 2 {
+			h.put(0x66)
+		}
+	}
 	rm := uint8(hT1)
 	if t.mem {
 		e.access(t)
+		short()
 		h.rm(w, 0x8b, hT1, hT1, 0)
 	} else {
 		e.spill(t)
@@ -229,18 +235,23 @@ func (e *emitter) div(t *tinst) {
 		}
 	}
 	if in.Op == decode.DIV { // the quotient fits if and only if the high half is less than the divisor
+		short()
 		h.rr(w, 0x39, rm, hDX)
 		h.jcc(ccAE, e.slowPath())
 	} else { // the common case: a sign-extended dividend, the divisor neither 0 nor -1
 		h.rr(w, 0x89, hAX, hT2)
+		short()
 		h.rex(w, 0, 0, hT2)
 		h.put(0xc1, 0xc0|7<<3|hT2&7, in.OpSize*8-1) // sar
+		short()
 		h.rr(w, 0x39, hDX, hT2)
 		h.jcc(ccNE, e.slowPath())
 		h.lea(w, hT2, rm, noReg, 0, 1)
+		short()
 		h.alui(w, 7, hT2, 1)
 		h.jcc(ccBE, e.slowPath())
 	}
+	short()
 	h.rex(w, 0, 0, rm)
 	h.put(0xf7, 0xc0|in.ModRM&0x38|rm&7)
 	e.wrote(t)

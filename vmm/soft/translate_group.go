@@ -190,6 +190,8 @@ func (t *tinst) keepsAddress() bool {
 	case tcLea:
 		m := &in.Mem
 		return in.OpSize == 8 && !evicted(in.Args[0].Reg) && !evicted(m.Base) && !evicted(m.Index) && m.Base != decode.RegRIP
+	case tcX87:
+		return !t.loadsControl() && !t.storesStatus()
 	case tcSame:
 	default:
 		return false

@@ -21,6 +21,7 @@ func (j *translator) common() {
 		a.ra(true, 0x89, r, j.reg(r))
 	}
 	a.ra(true, 0x89, hSP, j.reg(4))
+	j.saveX87(a)
 	a.aluai(7, j.ctx(jxVec), vecXMM)
 	none, lower := a.jccForward(ccB), a.jccForward(ccE)
 	if j.c.vm.features.v3 {
@@ -63,6 +64,7 @@ func (j *translator) common() {
 	}
 	j.setVec(a, vecYMM)
 	a.put(0xc3)
+	j.commonX87(a)
 	// enter: called by jitCall; goes to jitContext.Resume with the flags loaded.
 	j.enter = a.pc()
 	a.aluai(7, j.ctx(jxWant), vecXMM)
@@ -77,6 +79,10 @@ func (j *translator) common() {
 		a.bind(lower, a.pc())
 		a.call(j.loadXMM)
 	}
+	a.bind(none, a.pc())
+	a.aluai(7, j.ctx(jxWantX87), 0)
+	none = a.jccForward(ccE)
+	a.call(j.loadX87)
 	a.bind(none, a.pc())
 	for _, r := range pinned {
 		a.ra(true, 0x8b, r, j.reg(r))

@@ -115,7 +115,7 @@ func (j *translator) straight(b *block) bool {
 		n := uint64(t.in.Len)
 		t.code = page[off : off+n]
 		t.classify(c.s.CPL, j.as)
-		if t.class == tcInterp || t.vec != vecNone && c.s.CPL == 0 {
+		if t.class == tcInterp || (t.vec != vecNone || t.x87) && c.s.CPL == 0 {
 			break
 		}
 		m := chunks(off, n)
@@ -162,12 +162,12 @@ func (j *translator) interpPath(t *translation, n int, la uint64) int {
 	switch st := o.fn(c, o); st {
 	case stNext:
 		s.RIP = la + uint64(o.len)
-		if t.dead || t.epoch != j.epoch || b.dead || c.assume() != j.as {
+		if t.dead || t.epoch != j.epoch || b.dead || !j.holds(t) {
 			return stExit
 		}
 		x.Flags = packFlags(s.arith())
 		x.Resume = t.base + uint64(t.resume[n+1])
-		x.Want = uint32(t.vec)
+		x.Want, x.WantX87 = uint32(t.vec), uint32(boolBit(t.x87))
 		return stNext
 	case stFault:
 		s.RIP = la

@@ -24,6 +24,9 @@ func (o *oracle) setState(st *userState, rip uint64) {
 	s.Flags = 2
 	s.setArith(st.flags)
 	s.MXCSR = binary.LittleEndian.Uint32(st.fx[24:])
+	copy(s.FX[:fxMXCSR], st.fx[:])
+	copy(s.FX[fxST:fxXMM], st.fx[fxST:])
+	o.c.summarise()
 	for i, v := range st.xmm {
 		s.XMM[i] = [4]uint64{v[0], v[1], st.high[i][0], st.high[i][1]}
 	}
@@ -35,6 +38,7 @@ func (o *oracle) getState(st *userState) {
 	s := o.c.s
 	copy(st.gpr[:], s.R[:16])
 	st.flags = s.rflags()
+	copy(st.fx[:fxXMM], s.FX[:])
 	binary.LittleEndian.PutUint32(st.fx[24:], s.MXCSR)
 	for i := range st.xmm {
 		st.xmm[i] = [2]uint64{s.XMM[i][0], s.XMM[i][1]}
@@ -96,10 +100,14 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 		var buf [20]byte
 		var t tinst
 		for {
-			vex := hostFeatures.v3 && rng.IntN(4) == 0
-			if vex {
+			t = tinst{}
+			vex, x87 := hostFeatures.v3 && rng.IntN(4) == 0, rng.IntN(4) == 0
+			switch {
+			case x87:
+				randomX87(rng, buf[:])
+			case vex:
 				randomVEX(rng, buf[:])
-			} else {
+			default:
 				randomCode(rng, buf[:])
 			}
 			stack := rng.IntN(8) == 0
@@ -112,7 +120,7 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 			if m := &t.in.Mem; base < 16 && t.in.MemMod() && m.Base != base {
 				continue
 			}
-			if !stack && (vex && (hostFeatures.lacks(&t.in) || t.in.Op == decode.LDMXCSR) || !vex && !oracleOK(&t.in)) {
+			if !stack && !x87 && (vex && (hostFeatures.lacks(&t.in) || t.in.Op == decode.LDMXCSR) || !vex && !oracleOK(&t.in)) {
 				continue
 			}
 			t.classify(3, asSSE|asAVX)
@@ -127,6 +135,25 @@ func snippet(rng *rand.Rand, code []byte) (n int, names []string, flags uint64) 
 		names = append(names, t.in.Op.String())
 	}
 	return n, names, flagsArith &^ undef
+}
+
+// randomX87 makes an x87 instruction, one that moves MXCSR, or a division.
+func randomX87(rng *rand.Rand, b []byte) {
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	if rng.IntN(10) == 0 {
+		copy(b, []byte{0x0f, 0xae})
+		b[2] = b[2]&0xc7 | byte(2+rng.IntN(2))<<3
+		return
+	}
+	if rng.IntN(8) == 0 {
+		n := copy(b, [][]byte{{0x66}, {0x48}, {}}[rng.IntN(3)])
+		b[n] = 0xf7
+		b[n+1] |= 0x30
+		return
+	}
+	b[0] = 0xd8 | b[0]&7
 }
 
 // TestTranslatorSnippets runs random code in the interpreter and translated,
@@ -157,6 +184,10 @@ func TestTranslatorSnippets(t *testing.T) {
 			c.dropCode()
 		}
 		init.fill(rng)
+		init.fillX87(rng)
+		if rng.IntN(8) == 0 { // some exceptions are not masked
+			init.fx[0] &= byte(rng.Uint32()) | 0x40
+		}
 		for i := range init.gpr { // most registers are pointers into the window
 			if i == 4 || rng.IntN(3) > 0 {
 				init.gpr[i] = oracleData + rng.Uint64N(4096) - 2048
@@ -188,6 +219,9 @@ func TestTranslatorSnippets(t *testing.T) {
 			c.flushTLB()
 		}
 		stB := c.runTier(bl)
+		for stB == stExit && s.RIP-at <= uint64(n) { // an exception is no longer masked
+			stB = c.exec(c.lookup())
+		}
 		o.getState(&b)
 		if len(bl.trs) > 0 {
 			translated++
@@ -208,6 +242,10 @@ func TestTranslatorSnippets(t *testing.T) {
 		b.flags &= flags
 		if d := diff(&in, &a, &b, 1); d != "" || s.RIP != ripA {
 			t.Errorf("%v % x: interpreter (as native) against translated: %s, rip %#x %#x, flags in %#x", names, code[:n], d, ripA, s.RIP, init.flags)
+			bad++
+		}
+		if d := x87Differs(&a, &b); d != "" {
+			t.Errorf("%v % x: interpreter (as native) against translated: %s", names, code[:n], d)
 			bad++
 		}
 		if !bytes.Equal(after, arena) {

@@ -21,8 +21,11 @@ type jitContext struct {
 	Vec    uint32 // vecNone, vecXMM, vecYMM
 	Want   uint32 // what of them enter loads
 	Intr   uint32 // copy of CPU.intrWaiting
-	Tmp2   uint64
-	Groups [maxGroups]uint64 // host addresses of the groups of the running span
+	// X87 is 1 while the guest's x87 state is in the host's registers; WantX87, if
+	// enter loads it.
+	X87, WantX87 uint32
+	Tmp2         uint64
+	Groups       [maxGroups]uint64 // host addresses of the groups of the running span
 	// KernelGS is a copy of CPU.kernelGS, TLBs the addresses of the
 	// translation buffers with and without access to user pages.
 	KernelGS uint64
@@ -63,6 +66,8 @@ var (
 	offDeadline = uint64(unsafe.Offsetof(State{}.Deadline))
 	offMXCSR    = uint64(unsafe.Offsetof(State{}.MXCSR))
 	offXMM      = uint64(unsafe.Offsetof(State{}.XMM))
+	offFX       = uint64(unsafe.Offsetof(State{}.FX))
+	offXHead    = uint64(unsafe.Offsetof(State{}.FXHead))
 
 	jxResume   = uint64(unsafe.Offsetof(jitContext{}.Resume))
 	jxExitPC   = uint64(unsafe.Offsetof(jitContext{}.ExitPC))
@@ -73,6 +78,8 @@ var (
 	jxWant     = uint64(unsafe.Offsetof(jitContext{}.Want))
 	jxIntr     = uint64(unsafe.Offsetof(jitContext{}.Intr))
 	jxPage     = uint64(unsafe.Offsetof(jitContext{}.Page))
+	jxX87      = uint64(unsafe.Offsetof(jitContext{}.X87))
+	jxWantX87  = uint64(unsafe.Offsetof(jitContext{}.WantX87))
 	jxTmp2     = uint64(unsafe.Offsetof(jitContext{}.Tmp2))
 	jxGroups   = uint64(unsafe.Offsetof(jitContext{}.Groups))
 	jxKernelGS = uint64(unsafe.Offsetof(jitContext{}.KernelGS))

@@ -12,6 +12,9 @@ const (
 	fxFCW   = 0
 	fxFSW   = 2
 	fxFTW   = 4
+	fxFOP   = 6
+	fxFIP   = 8
+	fxFDP   = 16
 	fxMXCSR = 24
 	fxMask  = 28
 	fxST    = 32
@@ -173,7 +176,8 @@ func genX87(c *CPU, in *decode.Inst) int {
 }
 
 // runX87 executes one entry with all exceptions masked, so that the host never
-// traps, and derives ES from the guest's masks afterwards.
+// traps, and derives ES from the guest's masks afterwards. The addresses of the
+// instruction and its operand would be the host's.
 func (c *CPU) runX87(entry uint64) uint64 {
 	s := c.s
 	w := c.fcw()
@@ -181,6 +185,7 @@ func (c *CPU) runX87(entry uint64) uint64 {
 	c.setFSW(c.fsw() &^ (fswES | fswB))
 	f := callX87(s.fxAddr(), s.scratchAddr(), nativeStart+entry*8, s.arith())
 	c.setFCW(w)
+	clear(s.FX[fxFOP:fxMXCSR])
 	c.summarise()
 	return f
 }
