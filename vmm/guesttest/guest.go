@@ -16,9 +16,16 @@ type built struct {
 	out  []byte
 }
 
-var binary, guestBinary, attestBinary built
+var binary, raceBinary, guestBinary, attestBinary built
 
-func (b *built) build(t testing.TB, name, pkg string) string {
+// shipped and raceFlags are flags of the compiler: for programs as they are shipped, and
+// with the race detector, static all the same, so that a testbed needs no libraries.
+var (
+	shipped   = []string{"-ldflags", "-s -w"}
+	raceFlags = []string{"-race", "-ldflags", "-linkmode external -extldflags -static"}
+)
+
+func (b *built) build(t testing.TB, name, pkg, cgo string, flags ...string) string {
 	t.Helper()
 	if InTestbed() {
 		return Tool(t, name)
@@ -30,9 +37,9 @@ func (b *built) build(t testing.TB, name, pkg string) string {
 			return
 		}
 		b.path = filepath.Join(dir, name)
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.path, pkg)
+		cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", b.path}, flags...), pkg)...)
 		cmd.Dir = filepath.Join(sourceDir(), "..", "..")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 		b.out, b.err = cmd.CombinedOutput()
 	})
 	if b.err != nil {
@@ -45,27 +52,33 @@ func (b *built) build(t testing.TB, name, pkg string) string {
 // its path.
 func Binary(t testing.TB) string {
 	t.Helper()
-	return binary.build(t, "gvmspawn", "./cmd/gvmspawn")
+	return binary.build(t, "gvmspawn", "./cmd/gvmspawn", "0", shipped...)
+}
+
+// RaceBinary is Binary with the race detector, which needs a C compiler.
+func RaceBinary(t testing.TB) string {
+	t.Helper()
+	return raceBinary.build(t, "gvmspawn", "./cmd/gvmspawn", "1", raceFlags...)
 }
 
 // GuestBinary builds the tests' program for guests, once a test process, and
 // returns its path.
 func GuestBinary(t testing.TB) string {
 	t.Helper()
-	return guestBinary.build(t, "guest", "./vmm/guesttest/guest")
+	return guestBinary.build(t, "guest", "./vmm/guesttest/guest", "0", shipped...)
 }
 
 // AttestBinary builds the program that attests in guests, once a test process, and
 // returns its path.
 func AttestBinary(t testing.TB) string {
 	t.Helper()
-	return attestBinary.build(t, "attest", "./vmm/guesttest/attest")
+	return attestBinary.build(t, "attest", "./vmm/guesttest/attest", "0", shipped...)
 }
 
 // RemoveBinary removes what the functions above built; TestMain calls it at the
 // end.
 func RemoveBinary() {
-	for _, b := range []*built{&binary, &guestBinary, &attestBinary} {
+	for _, b := range []*built{&binary, &raceBinary, &guestBinary, &attestBinary} {
 		if b.path != "" {
 			_ = os.RemoveAll(filepath.Dir(b.path))
 		}

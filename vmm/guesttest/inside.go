@@ -27,8 +27,13 @@ func InTestbed() bool { return os.Getenv(carriedEnv) != "" }
 func (b Testbed) RunTests(t testing.TB, pattern string, flags ...string) {
 	t.Helper()
 	self := filepath.Join(t.TempDir(), "package.test")
-	build := exec.Command("go", "test", "-c", "-o", self, ".")
+	build := exec.Command("go", "test", "-c", "-o", self)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b.Race {
+		build.Args = append(build.Args, raceFlags...)
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
+	build.Args = append(build.Args, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -40,6 +40,8 @@ type Testbed struct {
 	// SMP runs two CPUs in real time. Otherwise there is one and time is the
 	// count of executed instructions, 2 ns each, the same in every run.
 	SMP bool
+	// Race makes RunTests build the tests with the race detector.
+	Race bool
 	// Memory is in MiB, 2048 if 0.
 	Memory int
 	// Timeout is real time, 5 minutes if 0.

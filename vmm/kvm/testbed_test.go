@@ -1,6 +1,7 @@
 package kvm_test
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -22,4 +23,20 @@ func TestBootTestbed(t *testing.T) {
 		Files:   map[string]string{guestDir + "/initrd": guestInitrd(t), guestDir + "/vmlinuz": guesttest.KernelAsset(t, "kernel-bookworm").Path},
 		Timeout: 15 * time.Minute,
 	}.RunTests(t, "", "-test.short", "-test.skip TestSpec", "-test.timeout 9m")
+}
+
+// TestBootTestbedRaces runs the same in a testbed with two CPUs in real time, with the
+// race detector.
+func TestBootTestbedRaces(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("boots a machine in QEMU: set GVMSPAWN_LONG=1")
+	}
+	if guesttest.InTestbed() {
+		t.Skip("it runs the other tests")
+	}
+	guesttest.Testbed{
+		SMP: true, Race: true,
+		Files:   map[string]string{guestDir + "/initrd": guestInitrd(t), guestDir + "/vmlinuz": guesttest.KernelAsset(t, "kernel-bookworm").Path},
+		Timeout: 20 * time.Minute,
+	}.RunTests(t, "", "-test.short", "-test.skip TestSpec", "-test.timeout 18m")
 }
