@@ -70,7 +70,7 @@ func runOnKVM(t *testing.T, cases []bootCase) {
 	bed := guesttest.Testbed{
 		Files:   map[string]string{"bin/gvmspawn": guesttest.Binary(t), "tree": guesttest.BusyboxTree(t, bootInit)},
 		Modules: []string{"virtiofs", "virtio_pci", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng"},
-		Timeout: time.Duration(5+2*len(cases)) * time.Minute,
+		Timeout: time.Duration(10+2*len(cases)) * time.Minute,
 	}
 	for i, c := range cases {
 		kernel := guesttest.KernelAsset(t, c.kernel)
