@@ -78,8 +78,9 @@ func (c *CPU) codePage(gpa uint64) *codePage {
 	if p != nil {
 		return p
 	}
-	p = &codePage{}
-	c.pages[gpa>>12] = p
+	p = c.newPage()
+	*p = codePage{pfn: gpa >> 12}
+	c.pages[p.pfn] = p
 	info := c.vm.page(gpa)
 	info.coders.Or(c.bit)
 	c.vm.mem.SetWatched(mem.GPA(gpa&^0xfff), true)

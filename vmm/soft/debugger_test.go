@@ -77,7 +77,7 @@ func TestDebugBreaksInHotCode(t *testing.T) {
 	g, c := debugGuest(t, Config{})
 	c.SetDebug(&vcpu.Debug{Points: []vcpu.Point{{Address: 0x800e}}})
 	runUntil(t, c)
-	if c.jit != nil && len(c.jit.trs) == 0 {
+	if c.jit != nil && c.jit.trs.next == 1 {
 		t.Error("nothing was translated")
 	}
 	c.SetDebug(nil)
@@ -148,7 +148,7 @@ func TestDebugCostsNothingWhenOff(t *testing.T) {
 	c.lookup()
 	length := func() int {
 		c.s.RIP = loopTop
-		return len(c.lookup().ops)
+		return int(c.lookup().n)
 	}
 	want := length()
 	c.SetDebug(&vcpu.Debug{Points: []vcpu.Point{{Address: loopStore}, {Kind: vcpu.BreakWrite, Address: 0x7000, Len: 8}}})

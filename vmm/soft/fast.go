@@ -14,7 +14,7 @@ import (
 // fea is the linear address of the memory operand.
 func (c *CPU) fea(o *op) uint64 {
 	r := &c.s.R
-	return r[o.base&31] + r[o.idx&31]<<(o.sh&3) + r[o.seg&31] + uint64(o.disp)
+	return r[o.base&31] + r[o.idx&31]<<(o.sh&3) + r[o.seg&31] + uint64(int64(o.disp))
 }
 
 // onStack says whether a bad address of o raises #SS.
@@ -118,13 +118,14 @@ func (o *op) setEA(in *decode.Inst, pos int) bool {
 	if in.AddrSize != 8 && (in.Mode != decode.Mode32 || in.AddrSize != 4 || m.Seg >= decode.FS || m.Seg == decode.CS) {
 		return false
 	}
-	o.base, o.idx, o.seg, o.sh, o.disp = m.Base, m.Index, regZero, m.Scale, m.Disp
+	disp := m.Disp
+	o.base, o.idx, o.seg, o.sh = m.Base, m.Index, regZero, m.Scale
 	switch m.Base {
 	case decode.RegNone:
 		o.base = regZero
 	case decode.RegRIP:
 		o.base = regBlock
-		o.disp += int64(pos) + int64(in.Len)
+		disp += int64(pos) + int64(in.Len)
 	}
 	if m.Index == decode.RegNone {
 		o.idx = regZero
@@ -132,7 +133,8 @@ func (o *op) setEA(in *decode.Inst, pos int) bool {
 	if m.Seg >= decode.FS {
 		o.seg = regSeg + m.Seg
 	}
-	return true
+	o.disp = int32(disp)
+	return disp == int64(o.disp)
 }
 
 // regIndex is how the functions of an operand size name a register.

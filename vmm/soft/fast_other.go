@@ -27,13 +27,13 @@ func fastOther(in *decode.Inst, pos int) (o op, ok bool) {
 	case decode.MOVZX, decode.MOVSX, decode.MOVSXD:
 		return fastExtend(in, pos)
 	case decode.JCC:
-		o.imm, o.disp = next+in.Imm, int64(next)
+		o.imm, o.disp = next+in.Imm, int32(next)
 		o.fn = fastJcc[in.Cond()]
 	case decode.JMP:
 		o.imm = next + in.Imm
 		o.fn = fJmp
 	case decode.CALL:
-		o.imm, o.disp = next+in.Imm, int64(next)
+		o.imm, o.disp = next+in.Imm, int32(next)
 		o.fn = fCall
 	case decode.RET:
 		if d.Kind == decode.KImm {
@@ -298,7 +298,7 @@ func (s *State) jump(off uint64) int {
 }
 
 func (s *State) fall(o *op) int {
-	s.RIP = s.R[regBlock] + uint64(o.disp)
+	s.RIP = s.R[regBlock] + uint64(int64(o.disp))
 	return stFall
 }
 
@@ -437,7 +437,7 @@ func (c *CPU) top8(sp uint64) (uint64, bool) {
 }
 
 func fCall(c *CPU, o *op) int {
-	if !c.push8(c.s.R[regBlock] + uint64(o.disp)) {
+	if !c.push8(c.s.R[regBlock] + uint64(int64(o.disp))) {
 		return stFault
 	}
 	return c.s.jump(o.imm)

@@ -120,7 +120,7 @@ func TestTranslatorFlat32(t *testing.T) {
 		if translated {
 			b.runs = hotRuns
 			r.st = c.runTier(b)
-			if len(b.trs) == 0 && !b.dead {
+			if b.tr == 0 && !b.dead {
 				r.st = -1
 			}
 		} else {

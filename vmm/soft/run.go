@@ -12,10 +12,17 @@ import (
 // exec runs a block from its start. On stFault State.RIP is the address of the
 // instruction at fault.
 func (c *CPU) exec(b *block) int {
+	ops := c.opsOf(b)
+	if ops == nil {
+		return stIndirect
+	}
+	return c.execOps(b, ops)
+}
+
+func (c *CPU) execOps(b *block, ops []op) int {
 	s := c.s
 	s.R[regBlock] = s.RIP
 	c.blk = b
-	ops := b.ops
 	for i := range ops {
 		o := &ops[i]
 		if st := o.fn(c, o); st != stNext {
@@ -110,8 +117,7 @@ func (c *CPU) chain(b *block) int {
 			if atomic.LoadUint32(&s.Exit) != 0 || s.Count >= s.Deadline {
 				return st
 			}
-			l := &b.links[st-stTaken]
-			if n := l.b; n != nil && !n.dead && (l.inPage || l.rip == s.RIP && l.local == c.localGen && l.global == c.globalGen) {
+			if n := c.successor(b, st-stTaken); n != nil {
 				b = n
 				continue
 			}
@@ -119,9 +125,8 @@ func (c *CPU) chain(b *block) int {
 			if n == nil {
 				return stFault
 			}
-			if b.linkable() && n.key.mode == b.key.mode {
-				inPage := n.gpa>>12 == b.gpa>>12 && n.host2 == 0 && b.host2 == 0 && (s.R[regBlock]^s.RIP)>>12 == 0
-				*l = link{n, s.RIP, c.localGen, c.globalGen, inPage}
+			if b.linkable() { // if b is gone by now, so that this is another one's, it costs a look at it
+				b.links[st-stTaken] = c.blocks.index(n)
 			}
 			b = n
 		case stIndirect:
@@ -153,7 +158,7 @@ func (c *CPU) single() int {
 	if b == nil {
 		return stFault
 	}
-	return c.exec(b)
+	return c.execOps(b, c.making.ops)
 }
 
 // one builds an uncached block of one instruction at State.RIP.

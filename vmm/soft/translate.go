@@ -25,6 +25,8 @@ const (
 	// maxTranslations is how many translations a block has at most, one for
 	// each address it is mapped at.
 	maxTranslations = 4
+	// maxAllTranslations is how many there are at all before they are dropped.
+	maxAllTranslations = 1 << 19
 
 	// Bytes of code caches: of all CPUs together, and of one at the least and at the
 	// most; more than half of it is for rare paths. A Debian tree's boot has some 40 MiB, of which
@@ -49,12 +51,11 @@ const (
 	xFetch         // the page's translation is not what the code was made for
 )
 
-// translation is a block's host code for one address.
-type translation struct {
+// draft is a block's host code for one address while it is made.
+type draft struct {
 	b     *block
+	index int // in translator.trs
 	la    uint64
-	epoch uint32
-	dead  bool
 	// anywhere: the code runs at any address, that of the page is in
 	// jitContext.Page. la is where it was first seen.
 	anywhere bool
@@ -69,28 +70,17 @@ type translation struct {
 	entry, entryH, near, nearH, far, farH uint64
 
 	farSite, farMiss uint64   // the branch of far for another stamp; where it goes when t is dead
-	stamp            int      // number in jitContext.Stamps
-	index            int      // in translator.trs
+	stamp            uint32   // number in jitContext.Stamps; 0: no far entries
 	resume           []uint32 // host code of each instruction, from base
 	base             uint64
-	out              []outLink
-	in               []inLink
-	// path is where the instructions behind those of b are, from the start of the page.
-	path []uint16
 }
 
-// outLink is a direct branch to another block.
-type outLink struct {
+// draftLink is a direct branch to another block.
+type draftLink struct {
 	rel    uint64 // the target, from the start of the branch's page
 	site   uint64 // of the branch's displacement
 	stub   uint64 // where it goes while not linked
 	inHost bool   // the flags are in the host's
-}
-
-// inLink names a branch of another translation.
-type inLink struct {
-	t    *translation
-	slot int
 }
 
 // translator is the code cache of one CPU.
@@ -105,8 +95,10 @@ type translator struct {
 	apart    int // the same for the instructions of groups, one by one
 	apartAt  int
 	first    int // of hot behind the common parts
-	trs      []*translation
-	epoch    uint32
+	trs      slab[translation]
+	links    slab[link]
+	fars     slab[farCode] // of translations with far entries, by their stamps
+	epoch    uint32        // how often all were dropped
 	as       assumptions
 	counting bool
 	// forward: branches forward within a page look at no events. With other
@@ -116,24 +108,25 @@ type translator struct {
 	// Go does not use it, and the kernel keeps it for each thread.
 	gs     bool
 	behind uint16 // the flags that are needed behind list
+	looked uint64 // chunks of the page that say so
 	// indirect: what runs next is the target of an indirect branch that the jump
 	// table did not have.
 	indirect bool
 	gen      uint64 // CPU.localGen of jitContext.Key
 	keys     uint64 // how many there were
-	stamps   int    // used ones
 
 	enter, leave, loadXMM, loadYMM, loadX87 uint64
 
 	cross  [2 * decode.MaxLen]byte
 	h, k   asm
 	g      asm
+	draft  draft
+	out    []draftLink // of the draft
 	list   []tinst
 	groups []group
-	out    []outLink // of the translation in the making
-	own    int       // how many of list are the block's own; the others are its path
-	toward int       // where the path goes on, from the start of the block
-	ahead  tinst
+	own    int // how many of list are the block's own; the others are its path
+	toward int // where the path goes on, from the start of the block
+	next   tinst
 	stats  *jitStats
 }
 
@@ -147,8 +140,16 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 	if j.x, j.xMap, err = newJITContext(); err != nil {
 		return nil, err
 	}
-	if j.mem, err = newCodeMemory(size); err != nil {
-		freeMap(j.xMap)
+	if j.mem, err = newCodeMemory(size); err == nil {
+		if j.trs, err = newSlab[translation](maxAllTranslations); err == nil {
+			j.links, err = newSlab[link](4 * maxAllTranslations)
+		}
+		if err == nil {
+			j.fars, err = newSlab[farCode](maxStamps)
+		}
+	}
+	if err != nil {
+		j.free()
 		return nil, err
 	}
 	j.counting = c.vm.virtual != nil || c.vm.countInsts
@@ -165,6 +166,9 @@ func newTranslator(c *CPU, size int) (*translator, error) {
 func (j *translator) free() {
 	j.mem.free()
 	freeMap(j.xMap)
+	j.trs.release()
+	j.links.release()
+	j.fars.release()
 }
 
 // reg is the address of guest register r in State.
@@ -178,10 +182,13 @@ func (j *translator) ctx(off uint64) uint64 { return j.x.addr() + off }
 // reset forgets all translations.
 func (j *translator) reset() {
 	j.epoch++
-	clear(j.trs)
-	j.trs = j.trs[:0]
+	for i := uint32(1); i < j.trs.next; i++ {
+		j.c.blocks.at(j.trs.at(i).block).tr = 0 // which may be another block by now, with a translation that goes, too
+	}
+	j.trs.reset()
+	j.links.reset()
+	j.fars.reset()
 	j.hot, j.cold, j.apart = j.first, j.coldFrom, j.apartAt
-	j.stamps = 0
 	j.clearJumps(0)
 	j.clearJumps(1)
 }
@@ -191,31 +198,6 @@ func (j *translator) reset() {
 func (j *translator) clearJumps(n int) {
 	clear(j.x.Jump[n][:])
 	j.x.Jump[n][0].la = 1
-}
-
-// kill takes b's translations out of use.
-func (j *translator) kill(b *block) {
-	for _, t := range b.trs {
-		if t.epoch == j.epoch && !t.dead {
-			j.drop(t)
-		}
-	}
-	b.trs = nil
-}
-
-// drop unlinks t from all code that leads to it.
-func (j *translator) drop(t *translation) {
-	t.dead = true
-	for _, l := range t.in {
-		if o := &l.t.out[l.slot]; !l.t.dead {
-			j.patch(o.site, o.stub)
-		}
-	}
-	t.in = nil
-	if t.far != 0 { // jump tables may lead there
-		j.patch(t.farSite, t.farMiss)
-		j.x.Stamps[t.stamp] = 0
-	}
 }
 
 // patch makes the branch at site go to to.
@@ -228,10 +210,12 @@ func jumpIndex(la uint64) uint64 { return la & (jumpSlots - 1) }
 // find returns the translation of b at la, making it if b is hot; nil if there is
 // none. far says that its far entries are wanted.
 func (j *translator) find(b *block, la uint64, far bool) *translation {
-	for _, t := range b.trs {
-		if (t.la == la || t.anywhere) && t.epoch == j.epoch && !t.dead {
+	for i := b.tr; i != 0; {
+		t := j.trs.at(i)
+		if t.la == la || t.is(trAnywhere) {
 			return t
 		}
+		i = t.next
 	}
 	if b.runs < hotRuns {
 		return nil
@@ -247,8 +231,8 @@ func (c *CPU) runTier(b *block) int {
 	}
 	far := j.indirect && c.mode == decode.Mode64 // 32-bit code has no jump table
 	j.indirect = false
-	b.runs++
-	if b.runs < hotRuns && len(b.trs) == 0 || c.due() {
+	b.runs = min(b.runs+1, hotRuns)
+	if b.runs < hotRuns && b.tr == 0 || c.due() {
 		return c.exec(b)
 	}
 	if as := c.assume(); as != j.as {
@@ -256,7 +240,7 @@ func (c *CPU) runTier(b *block) int {
 		j.as = as
 	}
 	t := j.find(b, c.s.RIP, far)
-	if t == nil || t.x87 && !c.x87Masked() {
+	if t == nil || t.is(trX87) && !c.x87Masked() {
 		return c.exec(b)
 	}
 	if far && !j.enterJump(t) {
@@ -278,7 +262,8 @@ func (j *translator) enterJump(t *translation) bool {
 		return false
 	}
 	rip := j.c.s.RIP
-	j.x.Jump[j.c.userTable()][jumpIndex(rip)] = jumpSlot{rip, t.far}
+	to, _ := j.farEntries(t)
+	j.x.Jump[j.c.userTable()][jumpIndex(rip)] = jumpSlot{rip, to}
 	return true
 }
 
@@ -288,9 +273,9 @@ func (j *translator) run(t *translation) int {
 	s, x := c.s, j.x
 	x.Page = s.RIP &^ 0xfff
 	x.Flags = packFlags(s.arith())
-	x.Resume = t.entry
+	x.Resume = j.address(t, t.entry)
 	x.Want, x.WantX87 = 0, 0
-	if t.interp&1 != 0 {
+	if j.interpOnly(t, 0) {
 		j.count(int(t.insts))
 		if st := j.interp(t, 0); st != stNext {
 			return st
@@ -304,7 +289,7 @@ func (j *translator) run(t *translation) int {
 		if j.stats != nil {
 			j.stats.kinds[id&3]++
 		}
-		t = j.trs[id>>8]
+		t = j.trs.at(id >> 8)
 		n := int(id >> 2 & 63)
 		switch id & 3 {
 		case xInterp:
@@ -316,7 +301,7 @@ func (j *translator) run(t *translation) int {
 			if next == nil {
 				return st
 			}
-			x.Resume, x.Want, x.WantX87 = next.entry, 0, 0
+			x.Resume, x.Want, x.WantX87 = j.address(next, next.entry), 0, 0
 			x.Page = s.RIP &^ 0xfff
 		case xEvent:
 			s.RIP = j.at(t)
@@ -326,7 +311,7 @@ func (j *translator) run(t *translation) int {
 			if st := j.fetch(t); st != stNext {
 				return st
 			}
-			x.Resume, x.Want, x.WantX87 = t.entry, 0, 0
+			x.Resume, x.Want, x.WantX87 = j.address(t, t.entry), 0, 0
 		}
 	}
 }
@@ -337,14 +322,18 @@ func (j *translator) fetch(t *translation) int {
 	c := j.c
 	_, host, ok := c.fetchPage(c.s.RIP)
 	j.indirect = true
-	switch {
-	case !ok:
+	if !ok {
 		return stFault
-	case t.b.host2 == 0 && host == t.b.key.host && !t.dead && !c.due():
+	}
+	if t.is(trDead) {
+		return stIndirect
+	}
+	if b := c.blocks.at(t.block); b.cross == 0 {
+		if host != b.host || c.due() {
+			return stIndirect
+		}
 		j.indirect = false
 		return stNext
-	case t.b.host2 == 0:
-		return stIndirect
 	}
 	if _, _, ok := c.fetchPage(c.wrap((c.s.RIP | 0xfff) + 1)); !ok {
 		return stFault
@@ -362,7 +351,7 @@ func (j *translator) fetch(t *translation) int {
 
 // at is where the code of t runs at present.
 func (j *translator) at(t *translation) uint64 {
-	if t.anywhere {
+	if t.is(trAnywhere) {
 		return j.x.Page | t.la&0xfff
 	}
 	return t.la
@@ -390,7 +379,7 @@ func (j *translator) before() {
 func (j *translator) newKey() {
 	const low, high = 1<<12 - 1, 1 << 15
 	if j.keys++; j.keys == low*high {
-		clear(j.x.Stamps[:j.stamps])
+		clear(j.x.Stamps[:j.fars.next])
 		j.keys = 0
 	}
 	j.x.Key = j.keys%low + 1 | j.keys/low<<48
@@ -409,21 +398,28 @@ func (j *translator) after() {
 // interp runs instruction n of t, and those behind it that only the interpreter
 // can run. stNext means that t goes on in host code; enter is prepared for that.
 func (j *translator) interp(t *translation, n int) int {
-	c, s, b, x := j.c, j.c.s, t.b, j.x
+	c, s, x := j.c, j.c.s, j.x
+	b := c.blocks.at(t.block)
 	la := j.at(t)
-	if own := len(t.resume) - 1 - len(t.path); n >= own {
-		return j.interpPath(t, n, la&^0xfff|uint64(t.path[n-own]))
+	if n >= int(t.own) {
+		return j.interpPath(t, n)
 	}
 	s.R[regBlock], s.RIP = la, la
 	c.blk = b
+	ops := c.opsOf(b)
+	if ops == nil {
+		s.RIP = la&^0xfff | j.offsetOf(t, n)
+		j.count(n - int(t.insts))
+		return stExit
+	}
 	if j.counting {
 		s.Count -= uint64(t.insts)
 	}
 	for {
+		o := &ops[n]
 		if j.stats != nil {
-			j.stats.note(t, n)
+			j.stats.note(b, o, !j.interpOnly(t, n))
 		}
-		o := &b.ops[n]
 		st := o.fn(c, o)
 		n++
 		switch st {
@@ -433,13 +429,13 @@ func (j *translator) interp(t *translation, n int) int {
 				j.count(n)
 				return stExit
 			}
-			if t.interp>>n&1 != 0 {
+			if j.interpOnly(t, n) {
 				continue
 			}
 			j.count(int(t.insts))
 			x.Flags = packFlags(s.arith())
-			x.Resume = t.base + uint64(t.resume[n])
-			x.Want, x.WantX87 = uint32(t.vec), uint32(boolBit(t.x87))
+			x.Resume = j.resumeAt(t, n)
+			x.Want, x.WantX87 = uint32(t.vec()), uint32(boolBit(t.is(trX87)))
 			return stNext
 		case stFault:
 			s.RIP = la + uint64(o.pos)
@@ -457,7 +453,7 @@ func (j *translator) interp(t *translation, n int) int {
 
 // holds reports whether the CPU is still as t's code assumes.
 func (j *translator) holds(t *translation) bool {
-	return j.c.assume() == j.as && (!t.x87 || j.c.x87Masked())
+	return j.c.assume() == j.as && (!t.is(trX87) || j.c.x87Masked())
 }
 
 func (j *translator) count(n int) {
@@ -469,8 +465,9 @@ func (j *translator) count(n int) {
 // link resolves the direct branch n of t. nil means that the loop goes on with st.
 func (j *translator) link(t *translation, n int) (next *translation, st int) {
 	c := j.c
-	o := &t.out[n]
-	rip := j.at(t)&^0xfff + o.rel
+	l := j.links.at(t.out + uint32(n))
+	rel := uint64(int64(l.rel))
+	rip := j.at(t)&^0xfff + rel
 	c.s.RIP = rip
 	if c.due() {
 		return nil, stIndirect
@@ -480,27 +477,26 @@ func (j *translator) link(t *translation, n int) (next *translation, st int) {
 	if b == nil {
 		return nil, stFault
 	}
-	if b.runs < hotRuns && len(b.trs) == 0 {
+	if b.runs < hotRuns && b.tr == 0 {
 		return nil, stIndirect
 	}
-	far := o.rel>>12 != 0
+	far := rel>>12 != 0
 	next = j.find(b, rip, far)
-	if next == nil || far && !j.makeFar(next) || j.epoch != epoch || t.dead {
+	if next == nil || far && !j.makeFar(next) || j.epoch != epoch || t.is(trDead) {
 		return nil, stIndirect
 	}
 	var to, toH uint64
 	switch {
 	case far:
-		to, toH = next.far, next.farH
-	case j.forward && o.rel > t.la&0xfff: // every loop has a branch that is none of these
-		to, toH = next.near, next.nearH
+		to, toH = j.farEntries(next)
+	case j.forward && rel > t.la&0xfff: // every loop has a branch that is none of these
+		to, toH = j.address(next, next.near), j.address(next, next.nearH)
 	default:
-		to, toH = next.entry, next.entryH
+		to, toH = j.address(next, next.entry), j.address(next, next.entryH)
 	}
-	if o.inHost {
+	if l.stub&linkHost != 0 {
 		to = toH
 	}
-	j.patch(o.site, to)
-	next.in = append(next.in, inLink{t, n})
+	j.connect(l, next, to)
 	return next, stNext
 }

@@ -1,13 +1,15 @@
 package soft
 
 import (
+	"slices"
+
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 )
 
 // emitter makes one translation: hot code into h, rare paths into k.
 type emitter struct {
 	j     *translator
-	t     *translation
+	t     *draft
 	h, k  *asm
 	apart *asm // the instructions of groups, one by one
 	// grouped: hT1 is the host address of what lies from behind the base register.
@@ -70,7 +72,7 @@ func (e *emitter) block(far bool) {
 	j.exitCode(k, xEvent, 0, t.index)
 	h.aluai(7, j.state(offExit), 0)
 	h.jcc(ccNE, event)
-	if t.b.host2 != 0 {
+	if t.b.cross != 0 {
 		e.secondPage()
 	}
 	insts := 0
@@ -108,7 +110,7 @@ func (e *emitter) block(far bool) {
 	}
 	e.nearEntries()
 	e.forget()
-	t.resume = make([]uint32, len(list)+1)
+	t.resume = slices.Grow(t.resume, len(list)+1)[:len(list)+1]
 	for i := 0; i < len(list); i++ {
 		t.resume[i] = e.resumeAt()
 		e.n, e.slow = i, 0
@@ -133,14 +135,14 @@ func (e *emitter) block(far bool) {
 func (e *emitter) nearEntries() {
 	j, t, h, k := e.j, e.t, e.h, e.k
 	e.host, e.mem = false, true
-	direct := j.forward && t.vec == vecNone && !t.x87 && t.b.host2 == 0 && needsHost(j.list)
+	direct := j.forward && t.vec == vecNone && !t.x87 && t.b.cross == 0 && needsHost(j.list)
 	if direct {
 		j.restoreFlags(h)
 		e.host, e.mem = true, false
 		t.nearH = h.pc()
 	}
 	switch {
-	case t.b.host2 != 0:
+	case t.b.cross != 0:
 		t.near, t.nearH = t.entry, t.entryH
 	case direct:
 	case j.list[0].live == 0:
@@ -180,22 +182,27 @@ func ends(c tclass) bool {
 // makeFar makes t's far entries. It returns false if all translations had to go
 // for that.
 func (j *translator) makeFar(t *translation) bool {
-	if t.far != 0 {
+	if t.stamp != 0 {
 		return true
 	}
-	if j.apartAt-j.cold < 1<<12 || j.stamps == maxStamps {
+	if j.apartAt-j.cold < 1<<12 || j.fars.left() == 0 {
 		j.reset()
 		return false
 	}
+	d := &j.draft
+	*d = draft{b: j.c.blocks.at(t.block), index: int(j.trs.index(t)), la: t.la, anywhere: t.is(trAnywhere),
+		entry: j.address(t, t.entry), resume: d.resume[:0]}
 	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
 	a := &j.k
-	e := emitter{j: j, t: t, h: a, k: a}
-	t.farH = a.pc()
+	e := emitter{j: j, t: d, h: a, k: a}
+	d.farH = a.pc()
 	j.saveFlags(a)
 	site := e.farCheck()
-	a.jmp(t.entry)
+	a.jmp(d.entry)
 	e.farSlow(site)
 	j.cold += copy(j.mem.rw[j.cold:], a.b)
+	t.stamp = d.stamp
+	j.keepFar(d)
 	return true
 }
 
@@ -204,8 +211,8 @@ func (j *translator) makeFar(t *translation) bool {
 // from. That it is so under the present key, the stamp says; see farSlow.
 func (e *emitter) farCheck() (site int) {
 	j, t, h := e.j, e.t, e.h
-	t.stamp = j.stamps
-	j.stamps++
+	t.stamp = j.fars.next
+	j.fars.take()
 	j.x.Stamps[t.stamp] = 0
 	t.far = h.pc()
 	if t.anywhere { // hT1 is the page's address
@@ -239,7 +246,7 @@ func (e *emitter) farSlow(site int) {
 		e.cmpTLB(k, at, tagExec, t.la&^0xfff)
 	}
 	k.jcc(ccNE, t.farMiss)
-	e.cmpTLB(k, at, tagHost, t.b.key.host&^0xfff)
+	e.cmpTLB(k, at, tagHost, t.b.host&^0xfff)
 	k.jcc(ccNE, t.farMiss)
 	k.ra(true, 0x8b, stamp, j.ctx(jxKey))
 	if t.anywhere {
@@ -250,7 +257,7 @@ func (e *emitter) farSlow(site int) {
 }
 
 // stampAt is the address of t's stamp.
-func (j *translator) stampAt(t *translation) uint64 { return j.ctx(jxStamps) + uint64(t.stamp)*8 }
+func (j *translator) stampAt(t *draft) uint64 { return j.ctx(jxStamps) + uint64(t.stamp)*8 }
 
 // secondPage emits the check that the page behind the block's is mapped to the
 // memory of its last bytes.
@@ -262,7 +269,7 @@ func (e *emitter) secondPage() {
 	at := e.tlbEntry(h)
 	e.inTLB(h, 0x39, hT1, at, tagExec) // cmp
 	h.jcc(ccNE, miss)
-	e.cmpTLB(h, at, tagHost, e.t.b.host2&^0xfff)
+	e.cmpTLB(h, at, tagHost, e.j.c.crossings.at(e.t.b.cross).host)
 	h.jcc(ccNE, miss)
 }
 
@@ -426,7 +433,7 @@ func (e *emitter) linkStub(rel uint64, inHost bool) uint64 {
 		e.j.saveFlags(e.k)
 	}
 	e.j.exitCode(e.k, xLink, len(e.j.out), e.t.index)
-	e.j.out = append(e.j.out, outLink{rel: rel, stub: at, inHost: inHost})
+	e.j.out = append(e.j.out, draftLink{rel: rel, stub: at, inHost: inHost})
 	return at
 }
 

@@ -1,8 +1,6 @@
 package soft
 
 import (
-	"slices"
-
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -169,50 +167,53 @@ func (j *translator) exitCode(a *asm, kind, n, index int) {
 // nil if b cannot be translated.
 func (j *translator) translate(b *block, la uint64, far bool) *translation {
 	c := j.c
-	if len(j.mem.rw)-j.apart < 1<<16 || j.apartAt-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || len(j.trs) >= 1<<24-1 || j.stamps == maxStamps {
+	if len(j.mem.rw)-j.apart < 1<<16 || j.apartAt-j.cold < 1<<16 || j.coldFrom-j.hot < 1<<16 || j.trs.left() == 0 || j.fars.left() == 0 || j.links.left() < 1<<6 {
 		j.reset()
 	}
 	if !j.analyse(b) {
 		b.runs = 0
 		return nil
 	}
-	b.trs = slices.DeleteFunc(b.trs, func(t *translation) bool { return t.epoch != j.epoch })
-	if len(b.trs) >= maxTranslations {
-		j.drop(b.trs[0])
-		b.trs = slices.Delete(b.trs, 0, 1)
-	}
-	t := &translation{b: b, la: la, epoch: j.epoch, anywhere: c.s.CPL == 3, index: len(j.trs)}
+	j.dropOldest(b)
+	d := &j.draft
+	*d = draft{b: b, la: la, anywhere: c.s.CPL == 3, index: int(j.trs.next), resume: d.resume[:0]}
 	j.h = asm{b: j.h.b[:0], at: j.mem.rx + uint64(j.hot)}
 	j.k = asm{b: j.k.b[:0], at: j.mem.rx + uint64(j.cold)}
 	j.g = asm{b: j.g.b[:0], at: j.mem.rx + uint64(j.apart)}
-	e := emitter{j: j, t: t, h: &j.h, k: &j.k, apart: &j.g}
+	e := emitter{j: j, t: d, h: &j.h, k: &j.k, apart: &j.g}
 	j.out = j.out[:0]
 	e.block(far)
-	t.out = slices.Clone(j.out)
-	t.path = j.pathOf(b)
-	j.trs = append(j.trs, t)
+	hot, cold, apart := j.hot, j.cold, j.apart
 	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
 	j.hot = (j.hot + 15) &^ 15
 	j.cold += copy(j.mem.rw[j.cold:], j.k.b)
 	j.apart += copy(j.mem.rw[j.apart:], j.g.b)
-	b.trs = append(b.trs, t)
+	t := j.keep(d, hot, cold, apart)
+	if t == nil {
+		j.hot, j.cold, j.apart = hot, cold, apart
+		b.runs = 0
+	}
 	return t
 }
 
 // analyse decodes b into j.list with what the emitter must know.
 func (j *translator) analyse(b *block) bool {
 	c := j.c
-	code := hostBytes(b.key.host, int(b.bytes))
-	if b.host2 != 0 { // one instruction on two pages
-		n := copy(j.cross[:], hostBytes(b.key.host, int(4096-b.key.host&0xfff)))
-		n += copy(j.cross[n:b.bytes], hostBytes(b.host2, int(b.bytes)))
+	ops := c.opsOf(b)
+	if ops == nil {
+		return false
+	}
+	code := hostBytes(b.host, int(b.bytes))
+	if b.cross != 0 { // one instruction on two pages
+		n := copy(j.cross[:], hostBytes(b.host, int(4096-b.host&0xfff)))
+		n += copy(j.cross[n:b.bytes], hostBytes(c.crossings.at(b.cross).host, int(b.bytes)))
 		code = j.cross[:n]
 	}
-	j.list = j.list[:0]
-	for i := range b.ops {
-		o := &b.ops[i]
+	j.list, j.looked = j.list[:0], 0
+	for i := range ops {
+		o := &ops[i]
 		var t tinst
-		if o.len == 0 && i == len(b.ops)-1 && int(o.pos) == len(code) {
+		if o.len == 0 && i == len(ops)-1 && int(o.pos) == len(code) {
 			t.class, t.pos = tcEnd, int(o.pos)
 			j.list = append(j.list, t)
 			break
@@ -263,7 +264,7 @@ func (j *translator) analyse(b *block) bool {
 func (j *translator) neededBehind(b *block) uint16 {
 	c := j.c
 	last := &j.list[len(j.list)-1]
-	if j.counting || c.cuts != nil || b.host2 != 0 || c.pages[b.gpa>>12] == nil {
+	if j.counting || c.cuts != nil || b.cross != 0 {
 		return allFlags
 	}
 	next := j.offset(b, last.end())
@@ -284,11 +285,11 @@ func (j *translator) neededBehind(b *block) uint16 {
 func (j *translator) neededAt(b *block, off uint64) uint16 {
 	const most = 8 // instructions
 	c := j.c
-	page := hostBytes(b.key.host&^0xfff, 4096)
+	page := hostBytes(b.host&^0xfff, 4096)
 	var needed uint16
 	open := allFlags
 	for range most {
-		t := &j.ahead
+		t := &j.next
 		*t = tinst{}
 		if off >= 4096 || decode.Decode(&t.in, page[off:min(off+decode.MaxLen, 4096)], b.decodeMode()) != nil ||
 			generic[t.in.Op] == nil || c.vm.features.lacks(&t.in) {
@@ -300,8 +301,8 @@ func (j *translator) neededAt(b *block, off uint64) uint16 {
 		needed |= t.flags.reads & open
 		open &^= t.flags.writes
 		m := chunks(off, n)
-		b.ahead |= m
-		c.pages[b.gpa>>12].mask |= m
+		j.looked |= m
+		c.pageSlab.at(b.page).mask |= m
 		off += n
 		if open == 0 {
 			break

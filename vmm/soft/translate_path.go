@@ -23,7 +23,7 @@ const (
 )
 
 // offset is where pos of b, from its start, lies in its page.
-func (j *translator) offset(b *block, pos int) uint64 { return b.key.host&0xfff + uint64(pos) }
+func (j *translator) offset(b *block, pos int) uint64 { return b.host&0xfff + uint64(pos) }
 
 // end is where t ends, from the start of its block.
 func (t *tinst) end() int { return t.pos + int(t.in.Len) }
@@ -40,7 +40,7 @@ func (t *tinst) aside() int {
 func (j *translator) extend(b *block) {
 	j.own = len(j.list)
 	c := j.c
-	if !j.forward || c.cuts != nil || b.host2 != 0 || c.pages[b.gpa>>12] == nil {
+	if !j.forward || c.cuts != nil || b.cross != 0 {
 		return
 	}
 	for sides := 0; sides < maxSides && j.follow(b); sides++ {
@@ -82,20 +82,20 @@ func (j *translator) follow(b *block) bool {
 }
 
 // warm is how often the block at pos of b's page has run, as far as that is known.
-func (j *translator) warm(b *block, pos int) uint32 {
+func (j *translator) warm(b *block, pos int) uint8 {
 	off := j.offset(b, pos)
 	if off >= 4096 {
 		return 0
 	}
-	k := blockKey{b.key.host&^0xfff + off, b.key.mode}
-	for n := j.c.hash[k.hash()]; n != nil; n = n.chain {
-		if n.key != k || n.dead || n.host2 != 0 {
+	c, k := j.c, blockKey{b.host&^0xfff + off, b.mode}
+	for n := c.bucket(k); n != nil; n = c.chained(n) {
+		if !n.is(k) || n.cross != 0 {
 			continue
 		}
-		if len(n.trs) > 0 {
+		if n.tr != 0 {
 			return hotRuns
 		}
-		return min(n.runs, hotRuns)
+		return n.runs
 	}
 	return 0
 }
@@ -104,7 +104,7 @@ func (j *translator) warm(b *block, pos int) uint32 {
 // the path ends before one.
 func (j *translator) straight(b *block) bool {
 	c := j.c
-	page := hostBytes(b.key.host&^0xfff, 4096)
+	page := hostBytes(b.host&^0xfff, 4096)
 	for len(j.list) < maxPath {
 		off := j.offset(b, j.toward)
 		t := tinst{pos: j.toward}
@@ -119,8 +119,8 @@ func (j *translator) straight(b *block) bool {
 			break
 		}
 		m := chunks(off, n)
-		b.ahead |= m
-		c.pages[b.gpa>>12].mask |= m
+		j.looked |= m
+		c.pageSlab.at(b.page).mask |= m
 		j.list = append(j.list, t)
 		j.toward += int(n)
 		if endsBlock(&t.in) {
@@ -131,43 +131,33 @@ func (j *translator) straight(b *block) bool {
 	return false
 }
 
-// pathOf is translation.path of what was made of j.list.
-func (j *translator) pathOf(b *block) []uint16 {
-	if len(j.list) == j.own {
-		return nil
-	}
-	p := make([]uint16, 0, len(j.list)-j.own)
-	for i := range j.list[j.own:] {
-		p = append(p, uint16(j.offset(b, j.list[j.own+i].pos)))
-	}
-	return p
-}
-
-// interpPath is interp for instruction n, which is behind those of t's block and at la:
-// it is the first one of a block of its own.
-func (j *translator) interpPath(t *translation, n int, la uint64) int {
+// interpPath is interp for instruction n, which is behind those of t's block: it is the
+// first one of a block of its own.
+func (j *translator) interpPath(t *translation, n int) int {
 	c, s, x := j.c, j.c.s, j.x
+	la := j.at(t)&^0xfff | j.offsetOf(t, n)
 	s.RIP = la
 	epoch := j.epoch
 	b := c.lookup()
 	if b == nil {
 		return stFault
 	}
-	if j.epoch != epoch || t.dead {
+	ops := c.opsOf(b)
+	if ops == nil || j.epoch != epoch || t.is(trDead) {
 		return stIndirect
 	}
 	s.R[regBlock] = la
 	c.blk = b
-	o := &b.ops[0]
+	o := &ops[0]
 	switch st := o.fn(c, o); st {
 	case stNext:
 		s.RIP = la + uint64(o.len)
-		if t.dead || t.epoch != j.epoch || b.dead || !j.holds(t) {
+		if t.is(trDead) || b.dead || !j.holds(t) {
 			return stExit
 		}
 		x.Flags = packFlags(s.arith())
-		x.Resume = t.base + uint64(t.resume[n+1])
-		x.Want, x.WantX87 = uint32(t.vec), uint32(boolBit(t.x87))
+		x.Resume = j.resumeAt(t, n+1)
+		x.Want, x.WantX87 = uint32(t.vec()), uint32(boolBit(t.is(trX87)))
 		return stNext
 	case stFault:
 		s.RIP = la

@@ -45,16 +45,15 @@ type jitStats struct {
 	kinds [4]uint64
 }
 
-func (st *jitStats) note(t *translation, n int) {
-	o := &t.b.ops[n]
+func (st *jitStats) note(b *block, o *op, miss bool) {
 	var in decode.Inst
 	name := "end"
-	if decode.Decode(&in, hostBytes(t.b.key.host+uint64(o.pos), int(o.len)), t.b.decodeMode()) == nil {
+	if decode.Decode(&in, hostBytes(b.host+uint64(o.pos), int(o.len)), b.decodeMode()) == nil {
 		name = in.Op.String()
 		if in.Op == decode.MOV {
 			name = fmt.Sprintf("mov%02x", in.Opcode)
 		}
-		if t.interp>>n&1 == 0 {
+		if miss {
 			name = "miss " + name
 		}
 	}

@@ -223,7 +223,7 @@ func TestTranslatorSnippets(t *testing.T) {
 			stB = c.exec(c.lookup())
 		}
 		o.getState(&b)
-		if len(bl.trs) > 0 {
+		if bl.tr != 0 {
 			translated++
 		}
 		in := decode.Inst{}
@@ -369,16 +369,20 @@ func flowProgram(rng *rand.Rand, code []byte) {
 // TestTranslatorFlow runs random programs of many blocks in both engines, with
 // instructions counted and, where they end by themselves, without.
 func TestTranslatorFlow(t *testing.T) {
-	t.Run("counting", func(t *testing.T) { translatorFlow(t, true) })
-	t.Run("free", func(t *testing.T) { translatorFlow(t, false) })
+	t.Run("counting", func(t *testing.T) { translatorFlow(t, true, false) })
+	t.Run("free", func(t *testing.T) { translatorFlow(t, false, false) })
+	t.Run("small rings", func(t *testing.T) { translatorFlow(t, false, true) })
+	t.Run("small rings, counting", func(t *testing.T) { translatorFlow(t, true, true) })
 	if hostGSBase {
 		hostGSBase = false
 		defer func() { hostGSBase = true }()
-		t.Run("without GS", func(t *testing.T) { translatorFlow(t, false) })
+		t.Run("without GS", func(t *testing.T) { translatorFlow(t, false, false) })
 	}
 }
 
-func translatorFlow(t *testing.T, counting bool) {
+// translatorFlow runs them. With small rings hardly an operation is still there when
+// it is needed.
+func translatorFlow(t *testing.T, counting, small bool) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	o := newOracle(t)
@@ -388,6 +392,9 @@ func translatorFlow(t *testing.T, counting bool) {
 		t.Skip("no translated code on this host")
 	}
 	j.counting, j.forward = counting, !counting
+	if small {
+		c.smallRings(t)
+	}
 	const size = 0x2800
 	const most = 20000 // instructions
 	at := uint64(oracleCode)
@@ -482,7 +489,7 @@ func TestTranslatorLooksAhead(t *testing.T) {
 	if run(); run() != 0 {
 		t.Fatal("CMP of a register with itself sets CF")
 	}
-	if len(c.jit.trs) < 2 {
+	if c.jit.trs.next < 3 {
 		t.Fatal("nothing was translated")
 	}
 	put(0, 0x90, 0x90, 0x90)
@@ -607,7 +614,7 @@ func TestTranslatorNoAllocation(t *testing.T) {
 	if n := testing.AllocsPerRun(50, run); n != 0 {
 		t.Errorf("%v allocations a run", n)
 	}
-	if len(c.jit.trs) == 0 {
+	if c.jit.trs.next == 1 {
 		t.Error("nothing was translated")
 	}
 }
@@ -643,7 +650,7 @@ func TestTranslatorCollector(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the kick was not seen")
 	}
-	if len(c.jit.trs) == 0 {
+	if c.jit.trs.next == 1 {
 		t.Error("nothing was translated")
 	}
 }
@@ -744,7 +751,7 @@ func TestTranslatorRemap(t *testing.T) {
 			run("keys come round", again+0x40, 0x2_0202)
 		}
 	}
-	if len(c.jit.trs) == 0 || c.jit.stamps == 0 {
+	if c.jit.trs.next == 1 || c.jit.fars.next == 1 {
 		t.Error("nothing was translated")
 	}
 }

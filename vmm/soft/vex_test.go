@@ -236,7 +236,7 @@ func TestTranslatorVEX(t *testing.T) {
 		switch {
 		case st == stFault:
 			d = fmt.Sprintf("fault %+v", c.exc)
-		case len(bl.trs) == 0 || bl.trs[0].interp&1 != 0:
+		case bl.tr == 0 || c.jit.interpOnly(c.jit.trs.at(bl.tr), 0):
 			d = "not translated"
 		}
 		if d != "" {

@@ -112,6 +112,7 @@ type CPU struct {
 	// asleep: its thread is in sleep, and Exit may still be zero.
 	asleep atomic.Bool
 
+	blockCache
 	jit  *translator // nil: interpreter only
 	mode decode.Mode
 	exc  exception
@@ -140,14 +141,8 @@ type CPU struct {
 	trapDue               bool   // SYSRET has set TF
 	localGen, globalGen   uint64
 	lastGlobal            bool
-	pages                 map[uint64]*codePage
 	jump                  [jumpSize]jumpEntry
-	hash                  [hashSize]*block
-	ops                   []op
-	insts                 []decode.Inst
-	arenaOps              []op
-	cached                int
-	ended                 bool // the block under construction ends with a branch
+	making                making
 	native                nativeArgs
 	thunks                thunks
 	star, lstar, cstar    uint64
@@ -236,6 +231,13 @@ func New(cfg Config) (*VM, error) {
 	if !cfg.NoTranslator {
 		vm.startTranslators(cfg.Warn)
 	}
+	for _, c := range vm.cpus {
+		var err error
+		if c.blockCache, err = newBlockCache(c.jit != nil, cfg.CPUs); err != nil {
+			_ = vm.Close()
+			return nil, err
+		}
+	}
 	return vm, nil
 }
 
@@ -245,7 +247,7 @@ func newCPU(vm *VM, id int) (*CPU, error) {
 		return nil, err
 	}
 	c := &CPU{s: s, vm: vm, id: id, bit: 1 << id, arena: arena, maxOps: maxOps,
-		pages: map[uint64]*codePage{}, pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
+		pat: 0x0007040600070406, apic: vm.apics.APIC(id)}
 	s.Deadline = bus.Never
 	c.smbase = resetSMBASE
 	c.initTLBs()
@@ -288,6 +290,7 @@ func (vm *VM) Close() error {
 			c.jit = nil
 		}
 		c.thunks.code.free()
+		c.blockCache.release()
 		freeArena(c.arena)
 		c.s, c.arena = nil, nil
 	}
