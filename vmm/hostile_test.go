@@ -105,7 +105,7 @@ var deviceRows = []row{
 		"virtio/console: TestMultiport TestResize TestSlowTerminal TestInput TestHangup TestEmergencyWrite", "cmd/gvmspawn/internal/terminal: TestResize"}},
 	{"balloon", "inflation, reporting, hinting, statistics", []string{
 		"virtio/balloon: TestInflate TestReporting TestPoison TestHinting TestWaitHinting TestHintedAndWritten TestHintingPoison TestCommandIDs TestStats TestArrange",
-		"vmm/mem: TestRecord TestRecordPluggable TestRecordOthers TestRecordRace FuzzRecord", "virtio/virtq: TestLend", "vmm: TestRunnerStill", "cmd/gvmspawn: TestBootMemory TestBootReclaim"}},
+		"vmm/mem: TestRecord TestRecordPluggable TestRecordOthers TestRecordRace FuzzRecord", "virtio/virtq: TestLend", "vmm: TestRunnerStill", "cmd/gvmspawn: TestBootMemory TestBootReclaim TestBootReclaimOnKVM"}},
 	{"rng, pmem, mem", "a bounded rate, DAX and flushes, memory that comes and goes", []string{
 		"virtio/rng: TestRate TestBounds", "virtio/pmem: TestFlush TestPrivate TestTruncate", "virtio/memdev: TestRequests TestShrink TestReset", "cmd/gvmspawn: TestBootPmem TestBootMemory"}},
 	{"mmio", "the same devices without PCI, packed rings", []string{"cmd/gvmspawn: TestBootMMIO", "virtio/virtiommio: TestRequestsAndReset TestInterrupts", "virtio/virtq: TestPackedWrapCounter FuzzPacked"}},

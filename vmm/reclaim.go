@@ -104,6 +104,8 @@ func (m *Machine) collectHints(ctx context.Context) error {
 		}
 	}
 	switch {
+	case err != nil && m.runner.over():
+		return ErrNotRunning
 	case errors.Is(err, balloon.ErrInactive), errors.Is(err, balloon.ErrUnsupported):
 		return fmt.Errorf("the guest cannot tell which memory is free: its kernel has no driver for free page hinting (Linux 4.18)")
 	case errors.Is(err, balloon.ErrPoison):
