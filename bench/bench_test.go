@@ -154,3 +154,20 @@ func TestRunRejectsBadArguments(t *testing.T) {
 		t.Errorf("-list = %d, printed %q", got, out.String())
 	}
 }
+
+// TestResultCPU: the processor time between BEGIN and RESULT, and rates by it.
+func TestResultCPU(t *testing.T) {
+	used := 0.5
+	w := watcher{cpu: numbers{}, used: func() float64 { used++; return used }}
+	for _, s := range []string{"BEGIN ops-a\n", "noise\r\nRESULT ops-a 3\nBEG", "IN b\nBEGIN b\nRESULT b 7\nRESULT c 1\n"} {
+		_, _ = w.Write([]byte(s))
+	}
+	if len(w.cpu) != 2 || w.cpu["ops-a"] != 1 || w.cpu["b"] != 1 {
+		t.Errorf("processor times %v", w.cpu)
+	}
+	n := numbers{"ops-a": 8, "ops-a CPU": 2, "ops-b": 1, "ops-b CPU": 1, "gcc": 3}
+	stressRates(n)
+	if n["cpu-a"] != 4 || n[stressMean] != 2 || n["gcc"] != 3 || len(n) != 4 {
+		t.Errorf("rates %v", n)
+	}
+}

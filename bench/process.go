@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,11 +25,16 @@ type process struct {
 	seen    watcher
 }
 
-// watcher keeps the output and the moments at which words appeared in it.
+// watcher keeps the output, the moments at which words appeared in it, and how
+// much processor time the process had used by then at lines of the guest's.
 type watcher struct {
 	mu    sync.Mutex
 	start time.Time
 	out   []byte
+	lines int // bytes of out whose lines have been looked at
+	used  func() float64
+	begun float64
+	cpu   numbers // seconds from BEGIN NAME to RESULT NAME
 	marks map[string]mark
 }
 
@@ -43,6 +49,19 @@ func (w *watcher) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.out = append(w.out, p...)
+	for {
+		line, _, ok := bytes.Cut(w.out[w.lines:], []byte{'\n'})
+		if !ok {
+			break
+		}
+		w.lines += len(line) + 1
+		if f := strings.Fields(string(line)); len(f) > 1 && f[0] == "BEGIN" {
+			w.begun = w.used()
+		} else if len(f) > 2 && f[0] == "RESULT" && w.begun != 0 {
+			w.cpu[f[1]] = w.used() - w.begun
+			w.begun = 0
+		}
+	}
 	for word, m := range w.marks {
 		if m.at == 0 && bytes.Contains(w.out, []byte(word)) {
 			w.marks[word] = mark{now, m.seen}
@@ -70,7 +89,8 @@ func (w *watcher) text() string {
 func launch(ctx context.Context, limit time.Duration, argv, env []string, words ...string) (*process, error) {
 	ctx, stop := context.WithTimeout(ctx, limit)
 	p := &process{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), stop: stop, done: make(chan struct{})}
-	p.seen.marks = map[string]mark{}
+	p.seen.marks, p.seen.cpu = map[string]mark{}, numbers{}
+	p.seen.used = p.used
 	for _, w := range words {
 		p.seen.marks[w] = mark{seen: make(chan struct{})}
 	}
@@ -131,6 +151,23 @@ func (p *process) cpu() float64 {
 	return (s.UserTime() + s.SystemTime()).Seconds()
 }
 
+// used is the processor time that the running process has used so far, in seconds,
+// to a hundredth.
+func (p *process) used() float64 {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // behind the name
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(f[11], 64)
+	system, _ := strconv.ParseFloat(f[12], 64)
+	return (user + system) / 100
+}
+
 // failure adds the last lines of the output to an error.
 func (p *process) failure(err error) error {
 	lines := strings.Split(strings.TrimSpace(p.seen.text()), "\n")
@@ -141,7 +178,8 @@ func (p *process) failure(err error) error {
 	return fmt.Errorf("%w; its last line: %s\n%s", err, strings.TrimSpace(last), strings.Join(lines, "\n"))
 }
 
-// results parses the guest program's lines.
+// results parses the guest program's lines. A result with a BEGIN has its processor
+// time under its name and "CPU".
 func (p *process) results() (numbers, error) {
 	n := numbers{}
 	var errs []error
@@ -151,6 +189,9 @@ func (p *process) results() (numbers, error) {
 		line = strings.TrimSpace(line)
 		if _, err := fmt.Sscanf(line, "RESULT %s %g", &name, &v); err == nil {
 			n[name] = v
+			if t := p.seen.cpu[name]; t > 0 {
+				n[name+" CPU"] = t
+			}
 		}
 		if what, ok := strings.CutPrefix(line, "BENCH-ERROR "); ok {
 			errs = append(errs, errors.New("guest: "+what))

@@ -1,7 +1,7 @@
 // Command guest is the guest half of the whole-machine benchmarks: the first
 // program of an initramfs. It loads the modules named in /modules, runs the
 // jobs of the kernel argument bench.jobs=A,B,…, prints one line
-// "RESULT NAME VALUE" a number, and powers the machine off.
+// "RESULT NAME VALUE" a number, with "BEGIN NAME" before where time counts, and powers the machine off.
 package main
 
 import (
@@ -70,6 +70,10 @@ func start() error {
 	}
 	return nil
 }
+
+// begin says that what the next result is about begins now: the processor time until
+// then is counted.
+func begin(name string) { fmt.Println("BEGIN", name) }
 
 // result reports one number.
 func result(name string, value float64) { fmt.Printf("RESULT %s %g\n", name, value) }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -81,53 +80,51 @@ func programJobs(a arguments) error {
 		if _, _, err := program(j.args...); err != nil {
 			return err
 		}
+		begin(j.name)
 		_, took, err := program(j.args...)
 		if err != nil {
 			return err
 		}
 		result(j.name, took.Seconds())
 	}
-	return stressMethods(a.number("seconds", 1))
+	return stressMethods(a.number("seconds", 2))
 }
 
 // stressMethods runs each method for a number of seconds, longer where that is too
-// short for one operation, and reports the rates and their geometric mean.
+// short for one operation, and reports how many operations that were.
 func stressMethods(seconds int) error {
-	logs := 0.0
 	for _, m := range cpuMethods {
-		r := 0.0
-		for t := seconds; r == 0; t *= 4 {
+		ops := 0.0
+		for t := seconds; ops == 0; t *= 4 {
 			if t > 64*seconds {
 				return fmt.Errorf("%s: not one operation in %d s", m, t/4)
 			}
+			begin("ops-" + m)
 			out, _, err := program("stress-ng", "--temp-path", "/tmp", "--cpu", "1", "--cpu-method", m, "-t", strconv.Itoa(t), "--metrics")
 			if err != nil {
 				return err
 			}
-			if r, err = stressRate(out); err != nil {
+			if ops, err = stressOps(out); err != nil {
 				return fmt.Errorf("%s: %w", m, err)
 			}
 		}
-		result("cpu-"+m, r)
-		logs += math.Log(r)
+		result("ops-"+m, ops)
 	}
-	result("stress-ng-cpu", math.Exp(logs/float64(len(cpuMethods))))
 	return nil
 }
 
-// stressRate finds bogo operations a second in what stress-ng's --metrics writes,
-// whose line of the stressor is: name, operations, seconds, of the user, of the
-// system, operations a second, and more.
-func stressRate(out string) (float64, error) {
+// stressOps finds the bogo operations in what stress-ng's --metrics writes, whose
+// line of the stressor is: name, operations, seconds, and more.
+func stressOps(out string) (float64, error) {
 	for line := range strings.Lines(out) {
 		f := strings.Fields(line)
 		for i, w := range f {
-			if w == "cpu" && i+5 < len(f) {
-				if r, err := strconv.ParseFloat(f[i+5], 64); err == nil {
+			if w == "cpu" && i+1 < len(f) {
+				if r, err := strconv.ParseFloat(f[i+1], 64); err == nil {
 					return r, nil
 				}
 			}
 		}
 	}
-	return 0, fmt.Errorf("stress-ng tells no rate: %.300s", out)
+	return 0, fmt.Errorf("stress-ng tells no number of operations: %.300s", out)
 }
