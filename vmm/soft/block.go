@@ -83,7 +83,7 @@ const (
 	// maxBlocks is how many blocks a CPU has before all are dropped; the other
 	// limit is for all CPUs together without a translator, whose memory is little
 	// else.
-	maxBlocks       = 1 << 18
+	maxBlocks       = 1 << 20
 	maxInterpBlocks = 1 << 14
 	// maxMisses is after how many stores beside its code a page is taken
 	// for data with stale code.

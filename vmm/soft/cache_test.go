@@ -225,3 +225,21 @@ func TestRingComesRound(t *testing.T) {
 		t.Errorf("the old block has its operations at %#x", b.ops)
 	}
 }
+
+// TestHugeCode: code may move to huge pages while it is used, whether the host has any.
+func TestHugeCode(t *testing.T) {
+	m, err := newCodeMemory(8 << 20)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer m.free()
+	for i := range m.rw[:5<<20] {
+		m.rw[i] = byte(i >> 12)
+	}
+	m.hugePages(6<<20, 5<<20)
+	for i, b := range m.rw[:5<<20] {
+		if b != byte(i>>12) {
+			t.Fatalf("byte %#x is %#x", i, b)
+		}
+	}
+}

@@ -30,10 +30,14 @@ const (
 
 	// Bytes of code caches: of all CPUs together, and of one at the least and at the
 	// most; more than half of it is for rare paths. A Debian tree's boot has some 40 MiB, of which
-	// a CPU of many sees the larger part. What is not used takes no memory.
-	codeBytes    = 384 << 20
+	// a CPU of many sees the larger part; that of a compiler for one C file, over 60. What is
+	// not used takes no memory.
+	codeBytes    = 1 << 30
 	codeBytesMin = 8 << 20
-	codeBytesMax = 96 << 20
+	codeBytesMax = 256 << 20
+	// hugeCode is how much code that runs often is worth huge pages: the host's processor
+	// finds less than that by its translation buffers. A Debian tree's boot stays below.
+	hugeCode = 16 << 20
 )
 
 // What of the guest's vector registers is in the host's.
@@ -92,7 +96,8 @@ type translator struct {
 	hot      int // next free byte
 	cold     int
 	coldFrom int
-	apart    int // the same for the instructions of groups, one by one
+	huge     bool // the code is in huge pages
+	apart    int  // the same for the instructions of groups, one by one
 	apartAt  int
 	first    int // of hot behind the common parts
 	trs      slab[translation]

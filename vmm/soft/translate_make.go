@@ -186,6 +186,10 @@ func (j *translator) translate(b *block, la uint64, far bool) *translation {
 	hot, cold, apart := j.hot, j.cold, j.apart
 	j.hot += copy(j.mem.rw[j.hot:], j.h.b)
 	j.hot = (j.hot + 15) &^ 15
+	if j.hot > hugeCode && !j.huge {
+		j.huge = true
+		j.mem.hugePages(j.coldFrom, j.hot)
+	}
 	j.cold += copy(j.mem.rw[j.cold:], j.k.b)
 	j.apart += copy(j.mem.rw[j.apart:], j.g.b)
 	t := j.keep(d, hot, cold, apart)

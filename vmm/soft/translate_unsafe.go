@@ -49,7 +49,7 @@ type jumpSlot struct{ la, code uint64 }
 
 const (
 	jumpSlots = 1 << 15
-	maxStamps = 1 << 16
+	maxStamps = 1 << 18
 )
 
 // Offsets of the fields that translated code uses.
@@ -142,6 +142,16 @@ func newDualMemory(n int) (codeMemory, error) {
 		return codeMemory{}, fmt.Errorf("this host allows no executable memory (SELinux execmem, MemoryDenyWriteExecute=): %w", err)
 	}
 	return codeMemory{rw: rw, rxMap: rx, rx: hostAddr(rx)}, nil
+}
+
+// hugePages asks for huge pages for the first n bytes, of which used are in use. It
+// is no loss where the host has none.
+func (m *codeMemory) hugePages(n, used int) {
+	if m.rxMap != nil {
+		return
+	}
+	_ = unix.Madvise(m.rw[:n&^4095], unix.MADV_HUGEPAGE)
+	_ = unix.Madvise(m.rw[:used&^4095], unix.MADV_COLLAPSE) // Linux 6.1
 }
 
 func (m *codeMemory) free() {
