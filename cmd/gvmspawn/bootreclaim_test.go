@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -95,8 +96,8 @@ func reclaimed(t *testing.T, kernel guesttest.Kernel, arg string) {
 // TestBootReclaimOnKVM is TestBootReclaim on genuine KVM, while the host's kernel serves the guest's
 // network (vhost). A host with Linux 6.1 refuses in one sentence.
 func TestBootReclaimOnKVM(t *testing.T) {
-	if testing.Short() {
-		t.Skip("boots machines in the testbed")
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("boots machines in the testbed: set GVMSPAWN_LONG=1")
 	}
 	kernel := guesttest.KernelAsset(t, "kernel-trixie")
 	tree := guestTree(t, `ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0
