@@ -1,9 +1,12 @@
 package soft
 
 import (
+	"runtime"
 	"testing"
 	"unsafe"
 
+	"github.com/gvmspawn/gvmspawn/vmm/layout"
+	"github.com/gvmspawn/gvmspawn/vmm/mem"
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
@@ -51,6 +54,42 @@ func TestSlab(t *testing.T) {
 			t.Errorf("%d records are left behind %d", s.left(), n)
 		}
 		s.reset()
+	}
+}
+
+// TestPagesOutsideHeap: what is known of the guest's pages, 256 MiB here, is not in the
+// collector's way, and goes with the machine.
+func TestPagesOutsideHeap(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return s.HeapAlloc
+	}
+	m := mem.New()
+	defer m.Close()
+	if _, err := m.Add("much", 0, 64*layout.GiB, mem.RAM); err != nil {
+		t.Skip(err)
+	}
+	before := heap()
+	vm, err := New(Config{Memory: m, CPUs: 1, IO: &testUART{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := heap()
+	for _, gpa := range []uint64{0, 64*layout.GiB - 1} {
+		if p := vm.page(gpa); p == nil || p.coders.Load() != 0 || p.writers.Load() != 0 {
+			t.Errorf("page %#x: %v", gpa, p)
+		}
+	}
+	if err := vm.Close(); err != nil {
+		t.Error(err)
+	}
+	if after > before+16*layout.MiB {
+		t.Errorf("%d MiB of Go heap", (after-before)/layout.MiB)
+	}
+	if vm.page(0) != nil {
+		t.Error("a page is left")
 	}
 }
 

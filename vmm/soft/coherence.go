@@ -55,7 +55,7 @@ func (vm *VM) page(gpa uint64) *pageInfo {
 	for i := range vm.regions {
 		r := &vm.regions[i]
 		if off := gpa - r.base; off < r.size {
-			return &r.pages[off>>12]
+			return r.pages.at(uint32(off >> 12))
 		}
 	}
 	return nil

@@ -35,7 +35,7 @@ type region struct {
 	base, size uint64
 	host       uint64
 	kind       mem.Kind
-	pages      []pageInfo
+	pages      slab[pageInfo] // one each, none of them taken
 }
 
 // host returns the host address of gpa, or 0 if there is no memory there.

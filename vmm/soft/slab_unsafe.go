@@ -9,8 +9,8 @@ import (
 
 // slab is an array of records in memory of its own, which holds no Go pointer.
 // So the collector neither looks at it nor keeps as much again in reserve, and a
-// record is named by 32 bits. What was never used takes no memory. Record 0 is
-// none.
+// record is named by 32 bits. What was never used takes no memory. Of
+// records that are taken, 0 is none.
 type slab[T any] struct {
 	mem  []T
 	raw  []byte

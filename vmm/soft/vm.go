@@ -201,7 +201,12 @@ func New(cfg Config) (*VM, error) {
 		if r.Kind == mem.Flash {
 			continue // its chip serves every access, which costs less here than showing it
 		}
-		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, make([]pageInfo, r.Size()>>12)})
+		pages, err := newSlab[pageInfo](int(r.Size() >> 12))
+		if err != nil {
+			_ = vm.Close()
+			return nil, err
+		}
+		vm.regions = append(vm.regions, region{uint64(r.Base), r.Size(), uint64(r.HostAddr()), r.Kind, pages})
 	}
 	if cfg.Trace != nil {
 		vm.trace, vm.tracing = cfg.Trace, cfg.Tracing
@@ -218,6 +223,7 @@ func New(cfg Config) (*VM, error) {
 		vm.clock = vm.hostClock
 	}
 	if err := vm.newAPICs(); err != nil {
+		_ = vm.Close()
 		return nil, err
 	}
 	for i := range cfg.CPUs {
@@ -294,7 +300,10 @@ func (vm *VM) Close() error {
 		freeArena(c.arena)
 		c.s, c.arena = nil, nil
 	}
-	vm.cpus = nil
+	for i := range vm.regions {
+		vm.regions[i].pages.release()
+	}
+	vm.cpus, vm.regions = nil, nil
 	return nil
 }
 
