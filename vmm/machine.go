@@ -166,6 +166,10 @@ func (m *Machine) PowerButton() error {
 // Kill ends Run with EndKilled.
 func (m *Machine) Kill() { m.runner.finish(EndKilled, nil) }
 
+// Ready tells the machine that its guest has booted: what only the boot needed goes
+// back to the host. Only the first call counts.
+func (m *Machine) Ready() { m.runner.ready() }
+
 // Pause stops all CPUs and the guest's clock; it returns when they stand still.
 func (m *Machine) Pause() error { return m.runner.pause() }
 

@@ -26,6 +26,8 @@ type runner struct {
 	// debug is told of an exit that a debugger may want, and reports whether it
 	// does: then all CPUs are held. nil without a debugger.
 	debug func(cpu int, exit vcpu.Exit) bool
+	// trim is called when the start is over, and again when the boot is.
+	trim func()
 	// hostClock, if not nil, stands still with the guest's.
 	hostClock *bus.HostClock
 
@@ -44,10 +46,13 @@ type runner struct {
 	end     End
 	err     error
 	done    chan struct{} // closed when stopped becomes true
+
+	isReady  bool        // ready was called
+	lastTrim *time.Timer // nil before run
 }
 
 func newRunner(vm vcpu.VM, cpus int) *runner {
-	r := &runner{vm: vm, cpus: cpus, done: make(chan struct{})}
+	r := &runner{vm: vm, cpus: cpus, trim: trim, done: make(chan struct{})}
 	r.cond = sync.NewCond(&r.mu)
 	return r
 }
@@ -64,12 +69,26 @@ func (r *runner) run(ctx context.Context) (End, error) {
 		wg.Go(func() { r.cpu(i) })
 	}
 	stop := context.AfterFunc(ctx, func() { r.finish(EndKilled, nil) })
-	later := time.AfterFunc(settled, trim)
+	first := time.AfterFunc(settled, r.trim)
+	r.mu.Lock()
+	r.lastTrim = time.AfterFunc(booted, r.trim)
+	r.mu.Unlock()
 	<-r.done
-	later.Stop()
+	first.Stop()
+	r.lastTrim.Stop() // nobody resets it any more
 	stop()
 	wg.Wait()
 	return r.end, r.err
+}
+
+// ready is told that the guest has booted, once or more.
+func (r *runner) ready() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.stopped && !r.isReady && r.lastTrim != nil {
+		r.isReady = true
+		r.lastTrim.Reset(settled)
+	}
 }
 
 // cpu is the life of one virtual CPU. The thread stays locked and dies with it.

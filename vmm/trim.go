@@ -11,13 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settled is when most of what assembly and the guest's drivers needed is garbage.
-// An idle machine allocates nothing, so nobody else would return it to the host.
-const settled = 2 * time.Second
+// An idle machine allocates nothing, so nobody else would return to the host what
+// only its start needed.
+const (
+	// settled is how long after its start most of what assembly and the guest's
+	// drivers needed is garbage, and after the guest is ready what the boot did.
+	settled = 2 * time.Second
+	// booted is how long after its start a machine whose guest does not say that it is
+	// ready counts as being so.
+	booted = 30 * time.Second
+)
 
-// trim returns memory to the host that only the start needed: garbage, and the
-// mapped pages of the program's file. Those that are needed again come back from
-// the page cache, a few hundred KiB of ten MiB.
+// trim returns memory to the host that is not in use: garbage, and the mapped
+// pages of the program's file. Those that are needed again come back from the page
+// cache, a few hundred KiB of ten MiB.
 func trim() {
 	debug.FreeOSMemory()
 	f, err := os.Open("/proc/self/maps")

@@ -1,10 +1,14 @@
 package vmm
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // rssFile is this process's resident memory of files, in KiB (proc(5), status).
@@ -29,6 +33,43 @@ func TestTrim(t *testing.T) {
 	trim()
 	if after := rssFile(t); after > before*3/4 {
 		t.Errorf("%d KiB of files before, %d after", before, after)
+	}
+}
+
+// TestTrimAfterBoot: memory is returned when the start is over and when the boot is,
+// which a guest tells as often as it likes, or never.
+func TestTrimAfterBoot(t *testing.T) {
+	for name, c := range map[string]struct{ ready, trims []time.Duration }{
+		"ready":        {[]time.Duration{10, 11, 20}, []time.Duration{2, 12}},
+		"ready early":  {[]time.Duration{1, 25}, []time.Duration{2, 3}},
+		"never ready":  {nil, []time.Duration{2, 30}},
+		"ready late":   {[]time.Duration{40, 41}, []time.Duration{2, 30, 42}},
+		"not any more": {[]time.Duration{59, 61}, []time.Duration{2, 30}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				var n atomic.Int32
+				r := newRunner(newFakeVM(0), 0)
+				r.trim = func() {
+					if i := int(n.Add(1)) - 1; i >= len(c.trims) || time.Since(start) != c.trims[i]*time.Second {
+						t.Errorf("trim %d after %v", i, time.Since(start))
+					}
+				}
+				r.ready() // counts for nothing, as there is no guest yet
+				for _, at := range c.ready {
+					time.AfterFunc(at*time.Second, r.ready)
+				}
+				time.AfterFunc(time.Minute, func() { r.finish(EndPowerOff, nil) })
+				if _, err := r.run(context.Background()); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Minute)
+				if int(n.Load()) != len(c.trims) {
+					t.Errorf("%d trims", n.Load())
+				}
+			})
+		})
 	}
 }
 

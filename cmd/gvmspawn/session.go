@@ -317,7 +317,11 @@ func (r *session) guestNotifies(c net.Conn) {
 	if m.Status != "" {
 		r.guest = m.Status
 	}
+	machine := r.machine
 	r.mu.Unlock()
+	if m.Ready && machine != nil {
+		machine.Ready()
+	}
 	if m.Ready {
 		r.emit(control.EventReady)
 	}
