@@ -17,10 +17,11 @@ type blockCache struct {
 }
 
 const (
-	// ringOps and ringInsts are the sizes of the rings. Without a translator the
-	// former is divided between the CPUs, but for an eighth.
+	// ringOps and ringInsts are the sizes of the rings. Without a translator, when
+	// operations are all there is to run, the former is for most of what the blocks
+	// have, and is divided between the CPUs, but for an eighth.
 	ringOps       = 1 << 16
-	interpRingOps = 1 << 15
+	interpRingOps = 8 * maxInterpBlocks
 	ringInsts     = 1 << 11
 )
 

@@ -139,7 +139,7 @@ func TestInterpreterCacheBound(t *testing.T) {
 	if c.blocks.next == 1 {
 		t.Error("no block is cached")
 	}
-	if n := len(c.blocks.raw) + len(c.ring.slab.raw); n > 2<<20 {
+	if n := len(c.blocks.raw) + len(c.ring.slab.raw); n > 5<<20 {
 		t.Errorf("the cache takes up to %d bytes", n)
 	}
 }
