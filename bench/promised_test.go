@@ -82,6 +82,21 @@ func idleNumbers(t *testing.T, kernel string, c benchmark) numbers {
 	return n
 }
 
+// TestPromisedTree: after the boot of a Debian tree a VMM of one software CPU keeps at
+// most 80 MiB of memory for itself.
+func TestPromisedTree(t *testing.T) {
+	if os.Getenv("GVMSPAWN_LONG") == "" {
+		t.Skip("boots a Debian tree: set GVMSPAWN_LONG=1")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("the tree's files belong to root")
+	}
+	guesttest.Asset(t, "tree-trixie")
+	if n := idleNumbers(t, "kernel-trixie", memoryTreeCase); n["own memory"] > 80 {
+		t.Errorf("%.0f MiB of own memory, at most 80 are promised", n["own memory"])
+	}
+}
+
 // TestPromisedIdleOnKVM: on genuine KVM an idle guest's VMM has at most 10 MiB of
 // memory beside the guest's and its program's file, and none of its threads but
 // the guest's own CPU wakes up.
