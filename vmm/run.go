@@ -52,7 +52,8 @@ type runner struct {
 }
 
 func newRunner(vm vcpu.VM, cpus int) *runner {
-	r := &runner{vm: vm, cpus: cpus, trim: trim, done: make(chan struct{})}
+	r := &runner{vm: vm, cpus: cpus, done: make(chan struct{})}
+	r.trim = r.trimAll
 	r.cond = sync.NewCond(&r.mu)
 	return r
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gvmspawn/gvmspawn/vmm/vcpu"
 )
 
 // An idle machine allocates nothing, so nobody else would return to the host what
@@ -21,6 +23,16 @@ const (
 	// ready counts as being so.
 	booted = 30 * time.Second
 )
+
+// trimAll is trim, of what the engine keeps, too.
+func (r *runner) trimAll() {
+	r.mu.Lock()
+	if t, ok := r.vm.(vcpu.Trimmer); ok && !r.stopped { // it is not closed before
+		t.Trim()
+	}
+	r.mu.Unlock()
+	trim()
+}
 
 // trim returns memory to the host that is not in use: garbage, and the mapped
 // pages of the program's file. Those that are needed again come back from the page

@@ -93,6 +93,33 @@ func TestPagesOutsideHeap(t *testing.T) {
 	}
 }
 
+// TestTrimRing: the ring of operations is empty after a trim, and code runs on.
+func TestTrimRing(t *testing.T) {
+	g := newGuest(t, Config{CPUs: 1})
+	c := g.start(0, 3, 0x8000)
+	g.put(0x8000, "ffc0ebfc") // L: inc eax; jmp L
+	for range 5 {
+		if c.exec(c.lookup()) == stFault {
+			t.Fatal("a fault")
+		}
+	}
+	made, next := c.blocks.next, c.ring.next
+	g.vm.Trim()
+	c.takeNotices()
+	if empty := 2 * uint32(len(c.ring.slab.mem)); c.ring.next != empty || next == empty || c.blocks.next != made {
+		t.Errorf("%d operations and %d blocks, %d and %d before", c.ring.next, c.blocks.next, next, made)
+	}
+	before := c.s.R[vcpu.RAX]
+	for range 5 {
+		if c.exec(c.lookup()) == stFault {
+			t.Fatal("a fault")
+		}
+	}
+	if c.s.R[vcpu.RAX] == before || c.blocks.next != made {
+		t.Errorf("RAX %d and %d, %d blocks", before, c.s.R[vcpu.RAX], c.blocks.next)
+	}
+}
+
 // TestManyBlocks: blocks are found however many there are, and the table of them grows.
 func TestManyBlocks(t *testing.T) {
 	g := newGuest(t, Config{CPUs: 1})

@@ -43,6 +43,7 @@ const (
 	noticeTag          // CPU from wants no write tag for the page to exist
 	noticeOwn          // tell the others of our own store, which is done by now
 	noticeEvery        // drop all code
+	noticeTrim         // return what can be made again
 
 	// noticeWake is from how many notices on a halted CPU is woken for them.
 	noticeWake = 64
@@ -213,5 +214,7 @@ func (c *CPU) takeNotice(n notice) {
 		c.vm.tell(c.vm.page(n.gpa).coders.Load()&^c.bit, n.gpa, uint64(n.n))
 	case noticeEvery:
 		c.dropCode()
+	case noticeTrim:
+		c.forgetOps()
 	}
 }

@@ -98,12 +98,25 @@ func (c *CPU) makeAgain(b *block) []op {
 // putOps moves the operations that were made into the ring.
 func (c *CPU) putOps(b *block) {
 	if c.ring.full() {
-		for i := range c.blocks.next {
-			c.blocks.at(i).ops = 0
-		}
-		c.ring.reset()
+		c.forgetOps()
 	}
 	b.ops = c.ring.put(c.making.ops)
+}
+
+// forgetOps empties the ring, and returns its memory to the host.
+func (c *CPU) forgetOps() {
+	for i := range c.blocks.next {
+		c.blocks.at(i).ops = 0
+	}
+	c.ring.reset()
+}
+
+// Trim implements vcpu.Trimmer: what only code at the start has used is a ring full of
+// operations. Each CPU empties its own when it next looks at its notices.
+func (vm *VM) Trim() {
+	for _, c := range vm.cpus {
+		c.post(notice{kind: noticeTrim})
+	}
 }
 
 // opGeneric runs the reference implementation.

@@ -49,6 +49,12 @@ type VM interface {
 	Close() error
 }
 
+// Trimmer is a VM that keeps what it could make again.
+type Trimmer interface {
+	// Trim returns such memory to the host, soon. It may be called while CPUs run.
+	Trim()
+}
+
 // VCPU is one virtual CPU. Run, Registers and SetRegisters belong to the
 // thread that runs it (runtime.LockOSThread), or to others while it does not
 // run; Kick and NMI may be called by anyone at any time.
