@@ -75,15 +75,11 @@ var memoryTreeCase = benchmark{
 
 // watchTree boots a tree that stays up, and watches it.
 func watchTree(ctx context.Context, ram int, argv []string) (numbers, error) {
-	p, err := launch(ctx, 15*time.Minute, argv, nil, guestReady)
+	p, err := launchIdle(ctx, 15*time.Minute, argv)
 	if err != nil {
 		return nil, err
 	}
 	defer p.kill()
-	if err := p.await(guestReady); err != nil {
-		return nil, err
-	}
-	time.Sleep(settle)
 	booted := readTicks(fmt.Sprint("/proc/", p.cmd.Process.Pid)) // with threads that have ended
 	n, err := watchIdle(p.cmd.Process.Pid, ram)
 	if err != nil {
@@ -100,17 +96,27 @@ const (
 	window = 5 * time.Second
 )
 
+// launchIdle starts a machine and waits until it is idle.
+func launchIdle(ctx context.Context, limit time.Duration, argv []string) (*process, error) {
+	p, err := launch(ctx, limit, argv, nil, guestReady)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.await(guestReady); err != nil {
+		p.kill()
+		return nil, err
+	}
+	time.Sleep(settle)
+	return p, nil
+}
+
 func idleSubject(name string, m machine, argv []string) subject {
 	return subject{name, func(ctx context.Context) (numbers, error) {
-		p, err := launch(ctx, 2*time.Minute, argv, nil, guestReady)
+		p, err := launchIdle(ctx, 2*time.Minute, argv)
 		if err != nil {
 			return nil, err
 		}
 		defer p.kill()
-		if err := p.await(guestReady); err != nil {
-			return nil, err
-		}
-		time.Sleep(settle)
 		n, err := watchIdle(p.cmd.Process.Pid, m.ram)
 		if err != nil {
 			return nil, err

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/gvmspawn/gvmspawn/vmm/bus"
 	"github.com/gvmspawn/gvmspawn/vmm/soft/decode"
 )
 
@@ -57,7 +56,7 @@ func TestTranslatorPath(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	o := newOracle(t)
-	c, s := o.c, o.c.s
+	c := o.c
 	j := c.jit
 	if j == nil {
 		t.Skip("no translated code on this host")
@@ -69,16 +68,7 @@ func TestTranslatorPath(t *testing.T) {
 	clean, after := make([]byte, len(arena)), make([]byte, len(arena))
 	run := func(st *userState) (uint64, exception) {
 		copy(arena, clean)
-		o.setState(&init, oracleCode)
-		for s.Count, s.Deadline = 0, 10000; s.Count < s.Deadline; {
-			b := c.lookup()
-			if b == nil || c.chain(b) == stFault {
-				break
-			}
-		}
-		s.Deadline = bus.Never
-		o.getState(st)
-		return s.RIP, c.exc
+		return o.runFrom(&init, st, oracleCode, 10000)
 	}
 	long, faults := 0, 0
 	for range oracleCases() / 100 {

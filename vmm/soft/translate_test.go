@@ -47,6 +47,22 @@ func (o *oracle) getState(st *userState) {
 	copy(st.data[:], o.ram[oracleData-oracleBase-dataWindow:][:2*dataWindow])
 }
 
+// runFrom runs the code at at from one state until it faults or about most instructions
+// have run, and returns where that was, with the state then.
+func (o *oracle) runFrom(init, st *userState, at, most uint64) (uint64, exception) {
+	c, s := o.c, o.c.s
+	o.setState(init, at)
+	for s.Count, s.Deadline = 0, most; s.Count < s.Deadline; {
+		b := c.lookup()
+		if b == nil || c.chain(b) == stFault {
+			break
+		}
+	}
+	s.Deadline = bus.Never
+	o.getState(st)
+	return s.RIP, c.exc
+}
+
 // mapOnly maps just [from, to) of the RAM, and [from2, to2) read-only.
 func (o *oracle) mapOnly(from, to, from2, to2 uint64) {
 	put := func(at, v uint64) { binary.LittleEndian.PutUint64(o.ram[at-oracleBase:], v) }
@@ -417,16 +433,7 @@ func translatorFlow(t *testing.T, counting, small bool) {
 		copy(arena, clean)
 		copy(o.ram[at-oracleBase:], program)
 		c.dropCode()
-		o.setState(&init, at)
-		for s.Count, s.Deadline = 0, most; s.Count < s.Deadline; {
-			bl := c.lookup()
-			if bl == nil || c.chain(bl) == stFault {
-				break
-			}
-		}
-		s.Deadline = bus.Never
-		o.getState(st)
-		return s.RIP, c.exc
+		return o.runFrom(&init, st, at, most)
 	}
 	for range oracleCases() / 100 {
 		init.fill(rng)
