@@ -74,13 +74,14 @@ func (m *Machine) addSerial() *serial.UART {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		_, _ = io.Copy(m.serialOut(), queue)
+		_, _ = io.Copy(m.serialWriter(), queue)
 	}()
+	m.serialOut.end, m.serialOut.drained = func() { _ = queue.Close() }, drained
 	m.onClose(func() error {
-		err := queue.Close()
+		m.serialOut.end()
 		<-drained
 		m.fallback.close()
-		return err
+		return nil
 	})
 	if m.cfg.Console.Transport == ConsoleSerial || m.cfg.Console.SerialToo {
 		m.feed = func(ctx context.Context, p []byte) error {
@@ -100,8 +101,8 @@ func (m *Machine) addSerial() *serial.UART {
 	return uart
 }
 
-// serialOut is where the serial port's output goes.
-func (m *Machine) serialOut() io.Writer {
+// serialWriter is where the serial port's output goes.
+func (m *Machine) serialWriter() io.Writer {
 	if m.cfg.Console.SerialToo && m.cfg.Console.Transport == ConsoleVirtio {
 		return &m.fallback
 	}

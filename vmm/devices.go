@@ -106,12 +106,18 @@ func (m *Machine) addConsole(host *pci.Host) error {
 
 // flushConsole waits, for a bounded time, until the guest's last output is out.
 func (m *Machine) flushConsole() {
-	if m.term == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
-	_ = m.term.Port(0).Flush(ctx)
+	if m.serialOut.end != nil {
+		m.serialOut.end()
+		select {
+		case <-m.serialOut.drained:
+		case <-ctx.Done():
+		}
+	}
+	if m.term != nil {
+		_ = m.term.Port(0).Flush(ctx)
+	}
 }
 
 func (m *Machine) addRNG(host *pci.Host) error {

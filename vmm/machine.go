@@ -78,6 +78,10 @@ type Machine struct {
 	tap       consoleTap
 	fallback  fallback
 	term      *console.Device // nil without a virtio console
+	serialOut struct {        // of the serial port; no CPU runs when it ends
+		end     func() // no more comes; what has come goes out
+		drained chan struct{}
+	}
 	feed      func(context.Context, []byte) error
 	vsock     *vsock.Device // nil without a vsock of our own
 	dialVsock func(context.Context, uint32) (net.Conn, error)
