@@ -148,7 +148,7 @@ func pump(d *Device, fd int) {
 	for {
 		n, err := unix.Read(fd, in)
 		switch {
-		case err == unix.ENODEV:
+		case err == unix.ENODEV || err == unix.ECONNABORTED: // the latter where the unmount aborts the connection
 			return
 		case err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT:
 			continue
