@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -154,18 +153,7 @@ func (p *process) cpu() float64 {
 // used is the processor time that the running process has used so far, in seconds,
 // to a hundredth.
 func (p *process) used() float64 {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // behind the name
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0
-	}
-	user, _ := strconv.ParseFloat(f[11], 64)
-	system, _ := strconv.ParseFloat(f[12], 64)
-	return (user + system) / 100
+	return float64(readTicks(fmt.Sprint("/proc/", p.cmd.Process.Pid))) / 100
 }
 
 // failure adds the last lines of the output to an error.
